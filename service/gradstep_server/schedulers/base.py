@@ -1,0 +1,92 @@
+"""What every schedule has: a rule from step numbers to rates, and no state.
+
+A schedule is a pure function of t, the number of optimizer steps (or epochs)
+taken before the rate is used: t = 0 gives the rate of the first step. So a
+curve of any window costs only its own points, and a preview and a training run
+cannot differ. This module knows neither HTTP nor sessions.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep_server.kinds import Kind
+
+Steps = NDArray[np.int64]
+"""Step numbers in any order, in one dimension."""
+
+Rates = NDArray[np.float64]
+"""Learning rates, one for each step number."""
+
+
+class RateOverflow(ValueError):
+    """Raised when a rate grows beyond what a float64 can hold."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"The rate at step {step} is too large for a float64. "
+            "Ask for fewer steps, or lower gamma or base_lr."
+        )
+        self.step = step
+
+
+class Schedule(Kind):
+    """The base of every scheduler class."""
+
+    @abstractmethod
+    def rule(self, t: Steps, base_lr: float) -> Rates:
+        """Return the rate at each t by the kind's formula, element by element.
+
+        Args:
+            t: step numbers from 0; they are not modified.
+            base_lr: the rate that the schedule scales, finite and at least 0.
+
+        Returns:
+            A new array of the length of `t`. An element depends on nothing but
+            its own t, so that a slice of a curve equals the curve's slice bit
+            for bit. It may hold infinity.
+        """
+
+    def lrs(self, t: Steps, base_lr: float) -> Rates:
+        """Return the rate at each t, all of them finite.
+
+        Args:
+            t: step numbers from 0, in any order.
+            base_lr: the rate that the schedule scales, finite and at least 0.
+
+        Returns:
+            A new array of the length of `t`.
+
+        Raises:
+            RateOverflow: a rate exceeds the largest float64.
+        """
+        with np.errstate(over="ignore", under="ignore"):
+            rates = self.rule(t, base_lr)
+        finite = np.isfinite(rates)
+        if not finite.all():
+            raise RateOverflow(int(t[~finite].min()))
+        return rates
+
+    def lr(self, t: int, base_lr: float) -> float:
+        """Return the rate at one t: the same bits that `lrs` gives for it."""
+        return float(self.lrs(np.array([t], dtype=np.int64), base_lr)[0])
+
+    def notes(self, seen: range, origin: int = 0) -> list[str]:  # noqa: ARG002 - for kinds that have something to say
+        """Return what a user should know of the part of the curve that is seen.
+
+        Args:
+            seen: this schedule's t from the first point of the curve to the last.
+            origin: the step, as the user counts, at which this schedule's t is 0.
+        """
+        return []
+
+
+def decayed(base_lr: float, gamma: float, times: Steps) -> Rates:
+    """Return ``base_lr * gamma ** times``, where a rate of 0 stays 0."""
+    # 0 × inf would be NaN, where stepping through the schedule gives 0.
+    if base_lr == 0:
+        return np.zeros(times.shape)
+    return base_lr * np.power(gamma, times.astype(np.float64))

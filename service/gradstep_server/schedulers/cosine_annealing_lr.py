@@ -1,0 +1,68 @@
+"""CosineAnnealingLR: the rate follows half a cosine down to a floor."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from gradstep_server.kinds import NonNegative, PositiveCount, Reject
+from gradstep_server.schedulers.base import Rates, Schedule, Steps
+
+
+class CosineAnnealingLR(Schedule):
+    """Moves the rate from base_lr to eta_min along half a cosine.
+
+    Past T_max the cosine goes on: the rate is back at base_lr after 2 T_max
+    steps, and so forth. Where eta_min is above base_lr the rate rises first.
+    """
+
+    formula = (
+        r"\eta_t = \eta_{\min} + \frac{1}{2} (\eta_0 - \eta_{\min})"
+        r" \left(1 + \cos\frac{\pi t}{T_{\max}}\right)"
+    )
+    torch_name = "torch.optim.lr_scheduler.CosineAnnealingLR"
+    examples = (
+        {"T_max": 100},
+        {"T_max": 50, "eta_min": 0.001},
+        {"T_max": 10, "eta_min": 0.5},
+        {"T_max": 1, "eta_min": 0},
+    )
+    rejects = (
+        Reject({}, "T_max"),
+        Reject({"T_max": 0}, "T_max"),
+        Reject({"T_max": -10}, "T_max"),
+        Reject({"T_max": 10.5}, "T_max"),
+        Reject({"T_max": "100"}, "T_max"),
+        Reject({"T_max": 100, "eta_min": -0.1}, "eta_min"),
+        Reject({"T_max": 100, "eta_min": float("nan")}, "eta_min"),
+        Reject({"t_max": 100}, "T_max"),
+    )
+
+    type: Literal["CosineAnnealingLR"] = "CosineAnnealingLR"
+    T_max: PositiveCount
+    """The number of steps from base_lr down to eta_min."""
+
+    eta_min: NonNegative = 0.0
+    """The rate reached at step T_max, not scaled by base_lr."""
+
+    def rule(self, t: Steps, base_lr: float) -> Rates:
+        """Return the mean of base_lr and eta_min weighted by (1 + cos(πt / T_max)) / 2."""
+        T = self.T_max
+        # Folding to [0, T] in integers keeps the phase exact however large t is.
+        phase = t % (2 * T)
+        ahead = np.abs(T - phase)
+        # sin²(x/2) = (1 − cos x) / 2 does not cancel near the floor as 1 + cos does.
+        weight = np.square(np.sin(ahead * (np.pi / 2) / T))
+        return base_lr * weight + self.eta_min * (1 - weight)
+
+    def notes(self, seen: range, origin: int = 0) -> list[str]:
+        """Say that the curve turns round, where it does."""
+        if seen.stop <= self.T_max + 1:
+            return []
+        turn, back = origin + self.T_max, origin + 2 * self.T_max
+        note = (
+            f"CosineAnnealingLR turns round at step {turn} (T_max), as in torch, "
+            f"and is back at base_lr at step {back}."
+        )
+        return [note]

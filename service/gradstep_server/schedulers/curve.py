@@ -1,0 +1,175 @@
+"""Curves: a schedule over a window of steps, in chunks or decimated.
+
+A window is a Python `range` of step numbers. A curve is evaluated chunk by
+chunk, so that ten million points need the memory of one chunk; decimation alone
+holds one group's whole curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradstep_server.kinds import MAX_COUNT
+from gradstep_server.schedulers.base import Rates, Schedule, Steps
+
+CHUNK = 65_536
+"""Points evaluated at a time: 512 KiB of rates."""
+
+MAX_POINTS = 10_000_000
+"""The most points that a curve has unless the caller allows more."""
+
+MIN_DECIMATED = 4
+"""The fewest points that decimation keeps: both ends, and one bucket's extremes."""
+
+
+class WindowError(ValueError):
+    """Raised when a window cannot be drawn; `field` names the parameter at fault."""
+
+    def __init__(self, field: str, detail: str) -> None:
+        super().__init__(f"{field}: {detail}")
+        self.field = field
+        self.detail = detail
+
+
+def window(
+    steps: int,
+    *,
+    start: int = 0,
+    stride: int = 1,
+    last_epoch: int = -1,
+    limit: int = MAX_POINTS,
+) -> range:
+    """Return the step numbers of a curve.
+
+    Args:
+        steps: how many steps the curve spans, at least 1.
+        start: how many steps to skip, at least 0.
+        stride: the distance between two points, at least 1.
+        last_epoch: the last step already taken, as in torch; -1 for none.
+        limit: the most points allowed.
+
+    Returns:
+        ``last_epoch + 1 + start`` and every `stride`-th number after it, for
+        `steps` steps.
+
+    Raises:
+        WindowError: too many points, or a step number that JSON cannot carry.
+    """
+    first = last_epoch + 1 + start
+    points = range(first, first + steps, stride)
+    if points.stop - 1 > MAX_COUNT:
+        raise WindowError("steps", f"The curve must end by step {MAX_COUNT}.")
+    if len(points) > limit:
+        raise WindowError(
+            "steps",
+            f"{len(points)} points are more than {limit}. "
+            "Ask for fewer steps or a larger stride; max_points does not help here.",
+        )
+    return points
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A schedule over step numbers, one line for each base rate.
+
+    ``steps()`` and every ``lrs(group)`` yield chunks of the same sizes, so that
+    they can be zipped into rows or written one after the other as columns.
+    """
+
+    schedule: Schedule
+    base_lrs: tuple[float, ...]
+    """One base rate for each parameter group, at least one."""
+
+    points: range | Steps
+    """The step numbers in ascending order, at least one."""
+
+    def __len__(self) -> int:
+        """Return the number of points of each line."""
+        return len(self.points)
+
+    def steps(self) -> Iterator[Steps]:
+        """Yield the step numbers in chunks."""
+        for begin in range(0, len(self.points), CHUNK):
+            yield self._points_at(np.arange(begin, min(begin + CHUNK, len(self))))
+
+    def lrs(self, group: int = 0) -> Iterator[Rates]:
+        """Yield the rates of one group in chunks.
+
+        Raises:
+            RateOverflow: a rate in the next chunk exceeds the largest float64.
+        """
+        for t in self.steps():
+            yield self.schedule.lrs(t, self.base_lrs[group])
+
+    def ensure_finite(self) -> None:
+        """Evaluate everything once, for callers that stream and cannot turn back.
+
+        Raises:
+            RateOverflow: a rate exceeds the largest float64.
+        """
+        # Every kind rises with base_lr, so the largest line overflows first.
+        for _ in self.lrs(self._largest):
+            pass
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of this curve, most often nothing."""
+        return self.schedule.notes(range(int(self.points[0]), int(self.points[-1]) + 1))
+
+    def decimated(self, max_points: int) -> Curve:
+        """Return the curve with at most `max_points` points that looks the same.
+
+        The first and the last point are kept, and the lowest and the highest
+        point of every bucket between them, so that jumps and spikes stay
+        visible. All groups keep the same points: those of the group with the
+        largest base rate. Kept points equal the full curve's bit for bit.
+
+        Args:
+            max_points: at least `MIN_DECIMATED`.
+
+        Raises:
+            WindowError: `max_points` is too small.
+            RateOverflow: a rate exceeds the largest float64.
+        """
+        if max_points < MIN_DECIMATED:
+            raise WindowError("max_points", f"At least {MIN_DECIMATED} points are needed.")
+        if len(self) <= max_points:
+            return self
+        kept = _extremes(self.lrs(self._largest), len(self), (max_points - 2) // 2)
+        return replace(self, points=self._points_at(kept))
+
+    @property
+    def _largest(self) -> int:
+        return self.base_lrs.index(max(self.base_lrs))
+
+    def _points_at(self, index: Steps) -> Steps:
+        if isinstance(self.points, range):
+            return self.points.start + self.points.step * index
+        return self.points[index]
+
+
+def _extremes(chunks: Iterator[Rates], count: int, buckets: int) -> Steps:
+    """Return the indices of both ends and of each bucket's lowest and highest point.
+
+    Where several points are the lowest or the highest, those next to the drop or
+    the rise are taken: a jump keeps its place, and a flat bucket both its ends.
+    """
+    inner = count - 2
+    size = -(-inner // buckets)
+    rates = np.empty(1 + -(-inner // size) * size)
+    filled = 0
+    for chunk in chunks:
+        part = chunk[: rates.size - filled]
+        rates[filled : filled + part.size] = part
+        filled += part.size
+    # The last bucket is filled up with the last inner point, which changes no extreme.
+    rates[1 + inner :] = rates[inner]
+    rows = rates[1:].reshape(-1, size)
+    # Turned over, a bucket that rises falls, and one rule serves both.
+    rows[rows[:, 0] < rows[:, -1]] *= -1
+    offset = 1 + size * np.arange(len(rows))
+    low = offset + rows.argmin(axis=1)
+    high = offset + (size - 1) - rows[:, ::-1].argmax(axis=1)
+    return np.unique(np.concatenate([[0, count - 1], low, np.minimum(high, inner)]))

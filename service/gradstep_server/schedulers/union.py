@@ -1,0 +1,32 @@
+"""The union of all scheduler classes, written once: it is the registry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from gradstep_server.kinds import TaggedUnion
+from gradstep_server.schedulers.base import Schedule
+from gradstep_server.schedulers.constant_lr import ConstantLR
+from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
+from gradstep_server.schedulers.linear_lr import LinearLR
+from gradstep_server.schedulers.multi_step_lr import MultiStepLR
+from gradstep_server.schedulers.sequential_lr import SequentialLR
+from gradstep_server.schedulers.step_lr import StepLR
+
+_KINDS: tuple[type[Schedule], ...] = (
+    StepLR,
+    MultiStepLR,
+    CosineAnnealingLR,
+    ConstantLR,
+    LinearLR,
+    SequentialLR,
+)
+
+SCHEDULERS: dict[str, type[Schedule]] = {kind.kind_name(): kind for kind in _KINDS}
+"""Every scheduler class by its ``type``, in the order of the union."""
+
+Scheduler = Annotated[Schedule, TaggedUnion(lambda: _KINDS)]
+"""Any scheduler: validates a value by the class that its ``type`` names."""
+
+# A composite holds the union that it belongs to, which exists only here.
+SequentialLR.model_rebuild(_types_namespace={"Scheduler": Scheduler})

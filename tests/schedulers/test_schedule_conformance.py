@@ -1,0 +1,76 @@
+"""Every scheduler against torch: against recorded curves, and stepped live."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch_schedules import SCHEDULER, cases, sample, stepped
+
+from gradstep_server.schedulers import SCHEDULERS, Rates
+
+FOLDER = Path(__file__).parents[1] / "golden" / "schedulers"
+GRID = 60
+STEPS = 1_200
+
+
+def excess(got: Rates, expected: Rates, base_lr: float) -> float:
+    """Return the worst error as a share of what promise D9 allows."""
+    allowed = 1e-9 * np.abs(expected) + 1e-12 * base_lr
+    return float(np.max(np.abs(got - expected) / allowed))
+
+
+def golden(kind: str) -> list[dict[str, Any]]:
+    document = json.loads((FOLDER / f"{kind}.json").read_text())
+    assert (document["kind"], document["path"]) == (kind, "chained")
+    recorded: list[dict[str, Any]] = document["cases"]
+    return recorded
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_the_curves_are_the_recorded_ones(kind: str) -> None:
+    for case in golden(kind):
+        expected = np.array(case["lr"])
+        schedule = SCHEDULER.validate_python(case["params"])
+        got = schedule.lrs(np.arange(len(expected)), case["base_lr"])
+        assert excess(got, expected, case["base_lr"]) <= 1
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_the_records_are_what_their_generator_writes(kind: str) -> None:
+    recorded = golden(kind)
+    fresh = cases(kind)
+    assert [case["params"] for case in recorded] == [case["params"] for case in fresh]
+    for old, new in zip(recorded, fresh, strict=True):
+        # libm may differ in the last bit from one machine to the next.
+        np.testing.assert_allclose(old["lr"], new["lr"], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_the_rates_are_those_of_stepping_torch(kind: str) -> None:
+    rng = random.Random(kind)
+    t = np.arange(STEPS)
+    worst = error = 0.0
+    for _ in range(GRID):
+        # torch 2.13 refuses composites inside composites.
+        params = sample(kind, rng, depth=2)
+        # With eta_min 10,000 times base_lr torch's recursion drifts by more than the
+        # tolerance, away from its own closed form.
+        base_lr = 10 ** rng.uniform(-1.3, 1)
+        expected = stepped(params, base_lr, STEPS)
+        got = SCHEDULER.validate_python(params).lrs(t, base_lr)
+        worst = max(worst, excess(got, expected, base_lr))
+        error = max(error, float(np.max(np.abs(got - expected)) / base_lr))
+    print(f"\n{kind}: worst |Δ| {error:.1e} × base_lr, {worst:.1e} of what is allowed")
+    assert worst <= 1
+
+
+def test_a_cosine_is_stepped_through_both_below_and_above_t_max() -> None:
+    for T_max in (1, 2, 7, 100, 599, 600, 601, 1_199, 1_200, 5_000):
+        params = {"type": "CosineAnnealingLR", "T_max": T_max, "eta_min": 0.001}
+        got = SCHEDULER.validate_python(params).lrs(np.arange(STEPS), 0.1)
+        assert excess(got, stepped(params, 0.1, STEPS), 0.1) <= 1

@@ -1,0 +1,120 @@
+"""What holds for every schedule: slice = whole, resume = uninterrupted, nesting."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_schedules import COMPOSITES, SCHEDULER, sample, sample_any
+
+from gradstep_server.schedulers import SCHEDULERS, Curve, Rates, Schedule, window
+
+SPAN = 3_000
+BASE_LRS = st.floats(min_value=1e-6, max_value=10)
+
+
+@st.composite
+def schedules(draw: st.DrawFn, depth: int = 3) -> Schedule:
+    """Any valid scheduler, composites nested at most `depth` deep."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    return SCHEDULER.validate_python(sample_any(rng, depth))
+
+
+def line(schedule: Schedule, base_lr: float, points: range) -> Rates:
+    return np.concatenate(list(Curve(schedule, (base_lr,), points).lrs()))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(
+    schedule=schedules(),
+    base_lr=BASE_LRS,
+    start=st.integers(0, 2_000),
+    steps=st.integers(1, 1_000),
+    stride=st.integers(1, 70),
+)
+def test_a_slice_is_the_whole_bit_for_bit(
+    schedule: Schedule, base_lr: float, start: int, steps: int, stride: int
+) -> None:
+    whole = line(schedule, base_lr, window(SPAN))
+    part = line(schedule, base_lr, window(steps, start=start, stride=stride))
+    np.testing.assert_array_equal(part, whole[start : start + steps : stride])
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(schedule=schedules(), base_lr=BASE_LRS, data=st.data())
+def test_steps_in_any_order_and_layout_give_the_same_rates(
+    schedule: Schedule, base_lr: float, data: st.DataObject
+) -> None:
+    t = np.arange(SPAN)
+    whole = schedule.lrs(t, base_lr)
+    order = np.random.default_rng(data.draw(st.integers(0, 2**32))).permutation(SPAN)
+    np.testing.assert_array_equal(schedule.lrs(order, base_lr), whole[order])
+    np.testing.assert_array_equal(schedule.lrs(t[::-3], base_lr), whole[::-3])
+    np.testing.assert_array_equal(t, np.arange(SPAN))
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_every_length_and_a_single_step_give_the_same_bits(kind: str) -> None:
+    # SIMD code treats the end of an array apart, at lengths that depend on the machine.
+    rng = random.Random(kind)
+    for _ in range(3):
+        schedule = SCHEDULER.validate_python(sample(kind, rng))
+        whole = schedule.lrs(np.arange(400), 0.1)
+        for length in range(68):
+            part = schedule.lrs(np.arange(300, 300 + length), 0.1)
+            np.testing.assert_array_equal(part, whole[300 : 300 + length])
+        for t in range(400):
+            assert schedule.lr(t, 0.1) == whole[t]
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(schedule=schedules(), base_lr=BASE_LRS, last_epoch=st.integers(-1, 2_000))
+def test_a_resumed_curve_is_the_rest_of_the_uninterrupted_one(
+    schedule: Schedule, base_lr: float, last_epoch: int
+) -> None:
+    whole = line(schedule, base_lr, window(SPAN))
+    resumed = line(schedule, base_lr, window(900, last_epoch=last_epoch))
+    np.testing.assert_array_equal(resumed, whole[last_epoch + 1 : last_epoch + 901])
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(schedule=schedules())
+def test_a_rate_of_zero_stays_zero_unless_the_floor_lifts_it(schedule: Schedule) -> None:
+    rates = schedule.lrs(np.arange(SPAN), 0.0)
+    assert (rates >= 0).all()
+    if "eta_min" not in schedule.model_dump_json():
+        assert (rates == 0).all()
+
+
+def nested(rng: random.Random, depth: int) -> dict[str, Any]:
+    """Draw a composite that is exactly `depth` deep."""
+    if depth == 1:
+        return sample_any(rng, depth=1)
+    schedulers = [sample_any(rng, depth=1) for _ in range(rng.randint(0, 2))]
+    schedulers.insert(rng.randint(0, len(schedulers)), nested(rng, depth - 1))
+    milestones = sorted(rng.sample(range(150), len(schedulers) - 1))
+    return {"type": "SequentialLR", "schedulers": schedulers, "milestones": milestones}
+
+
+def in_charge(params: Mapping[str, Any], t: int) -> tuple[Mapping[str, Any], int]:
+    """Return the innermost scheduler in charge at t, with its own t."""
+    while params["type"] in COMPOSITES:
+        past = [milestone for milestone in params["milestones"] if milestone <= t]
+        params, t = params["schedulers"][len(past)], t - max(past, default=0)
+    return params, t
+
+
+@pytest.mark.parametrize("depth", range(1, 9))
+def test_nested_sequences_hand_over_to_the_innermost_scheduler(depth: int) -> None:
+    rng = random.Random(depth)
+    for _ in range(3):
+        params = nested(rng, depth)
+        rates = SCHEDULER.validate_python(params).lrs(np.arange(400), 0.1)
+        for t in range(400):
+            inner, own_t = in_charge(params, t)
+            assert rates[t] == SCHEDULER.validate_python(inner).lr(own_t, 0.1)
