@@ -1,0 +1,25 @@
+"""What a step is: one class per kind, one compiled loop each."""
+
+from gradstep_server.optimizers.adam import Adam, AdamW
+from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.clipping import Clip, ClipNorm, Clipping, ClipValue
+from gradstep_server.optimizers.compute import Compute, FloatArray
+from gradstep_server.optimizers.sgd import SGD
+from gradstep_server.optimizers.union import OPTIMIZERS, AnyOptimizer
+from gradstep_server.optimizers.warmup import warm_up
+
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "AnyOptimizer",
+    "Clip",
+    "ClipNorm",
+    "ClipValue",
+    "Clipping",
+    "Compute",
+    "FloatArray",
+    "Optimizer",
+    "warm_up",
+]

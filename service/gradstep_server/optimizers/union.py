@@ -1,0 +1,22 @@
+"""The optimizers there are: this union is the registry, written once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from gradstep_server.kinds import TaggedUnion
+from gradstep_server.optimizers.adam import Adam, AdamW
+from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.sgd import SGD
+
+_KINDS: tuple[type[Optimizer], ...] = (
+    SGD,
+    Adam,
+    AdamW,
+)
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
+"""Every optimizer class by the value of its ``type``."""
+
+AnyOptimizer = Annotated[Optimizer, TaggedUnion(lambda: _KINDS)]
+"""Validates to the class that ``type`` names."""
