@@ -1,0 +1,1 @@
+"""The state machine: commands, receipts, replay. It knows no HTTP and no SQL."""

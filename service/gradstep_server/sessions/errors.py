@@ -1,0 +1,237 @@
+"""Everything that a session can refuse, one class per answer.
+
+GradstepError
+├── InvalidRequest            the content is wrong, and no retry helps
+│   ├── InvalidConfig         a field of the JSON that was sent
+│   ├── InvalidTensors        a tensor that was sent: name, shape, dtype, or its encoding
+│   └── NonFiniteGradient     a gradient holds NaN or Inf, and the session rejects those
+├── NotFound
+│   ├── SessionNotFound       no such session
+│   └── StepNotFound          no such step (or epoch)
+├── Conflict                  the content is fine, the session stands elsewhere
+│   ├── SessionConflict       the id is taken by a session created with other content
+│   ├── SessionDeleted        the id belonged to a deleted session and is never reused
+│   ├── ParamsMissing         a step was sent before the initial parameters
+│   ├── ParamsConflict        other parameters are set already
+│   ├── EpochsNotUsed         an epoch was ended where the schedule counts steps
+│   ├── PositionMismatch      n is not the next position
+│   ├── StepConflict          n was taken with other content
+│   └── GenerationMismatch    the session was rewound since the client last looked
+├── PreconditionFailed        If-Match names a version that is not current
+└── Unavailable               nothing is wrong with the request
+    ├── StoreUnavailable      the store cannot be reached or failed; safe to retry
+    ├── StorageFull           the disk is full: reads go on, writes are refused
+    ├── MemoryExhausted       the session does not fit the memory budget
+    └── SessionCorrupt        the stored log does not match its digests
+
+A store raises two more, which a session always handles itself: `SequenceTaken`
+(another writer appended first) and `IdTaken` (another writer created first).
+
+This module knows no HTTP: the web layer maps each class to a status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from gradstep_server.sessions.store import Header
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One wrong field or tensor: where it is, and what to do about it."""
+
+    pointer: str
+    """A JSON pointer (RFC 6901) into what was sent, such as ``/grads/w/0``."""
+
+    detail: str
+    """One sentence: what is wrong and what would be right."""
+
+
+def pointer(*path: str | int) -> str:
+    """Return the JSON pointer (RFC 6901) to `path`, escaped."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+class GradstepError(Exception):
+    """The base of all errors that are an answer rather than a defect."""
+
+    code: ClassVar[str]
+    """A stable name for programs, part of the wire format."""
+
+    title: ClassVar[str]
+    """The class of problem in a few words, the same for every occurrence."""
+
+    def __init__(self, detail: str, **extra: int | str | None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+        """Further members of the problem document, such as ``expected``."""
+
+
+class InvalidRequest(GradstepError):
+    """Raised when the content is wrong; `faults` names every wrong place found."""
+
+    code = "invalid-request"
+    title = "The request is not valid"
+
+    def __init__(self, *faults: Fault) -> None:
+        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+        super().__init__(f"{faults[0].pointer or '/'}: {faults[0].detail}{more}")
+        self.faults = faults
+
+
+class InvalidConfig(InvalidRequest):
+    """Raised when a field of a session's configuration cannot be honoured."""
+
+    code = "invalid-config"
+    title = "The configuration is not valid"
+
+
+class InvalidTensors(InvalidRequest):
+    """Raised when a tensor's name, shape, dtype or encoding is wrong."""
+
+    code = "invalid-tensors"
+    title = "The tensors are not valid"
+
+
+class NonFiniteGradient(InvalidRequest):
+    """Raised when a gradient is NaN or infinite, or overflows when squared."""
+
+    code = "non-finite-gradient"
+    title = "A gradient is not finite"
+
+
+class NotFound(GradstepError):
+    """The base of what does not exist."""
+
+
+class SessionNotFound(NotFound):
+    """Raised when no session has this id."""
+
+    code = "session-not-found"
+    title = "There is no such session"
+
+
+class StepNotFound(NotFound):
+    """Raised when a step or an epoch has not been taken."""
+
+    code = "step-not-found"
+    title = "There is no such step"
+
+
+class Conflict(GradstepError):
+    """The base of what collides with where the session stands."""
+
+
+class SessionConflict(Conflict):
+    """Raised when an id is taken by a session that was created differently."""
+
+    code = "session-conflict"
+    title = "The session exists with other content"
+
+
+class SessionDeleted(Conflict):
+    """Raised when an id belonged to a session that was deleted."""
+
+    code = "session-deleted"
+    title = "The id belonged to a deleted session"
+
+
+class ParamsMissing(Conflict):
+    """Raised when a session has no parameters to step."""
+
+    code = "params-missing"
+    title = "The session has no parameters yet"
+
+
+class ParamsConflict(Conflict):
+    """Raised when the session holds other parameters or has moved on."""
+
+    code = "params-conflict"
+    title = "The session has other parameters already"
+
+
+class EpochsNotUsed(Conflict):
+    """Raised when an epoch is ended in a session whose schedule counts steps."""
+
+    code = "epochs-not-used"
+    title = "The session does not count epochs"
+
+
+class PositionMismatch(Conflict):
+    """Raised when n is not the next position; `expected` is."""
+
+    code = "position-mismatch"
+    title = "This is not the next position"
+
+
+class StepConflict(Conflict):
+    """Raised when position n was taken with other content."""
+
+    code = "step-conflict"
+    title = "This position was taken with other content"
+
+
+class GenerationMismatch(Conflict):
+    """Raised when the client's generation is not the session's."""
+
+    code = "generation-mismatch"
+    title = "The session was rewound"
+
+
+class PreconditionFailed(GradstepError):
+    """Raised when ``If-Match`` names a version that is not current."""
+
+    code = "precondition-failed"
+    title = "The session has changed"
+
+
+class Unavailable(GradstepError):
+    """The base of what is no fault of the request."""
+
+
+class StoreUnavailable(Unavailable):
+    """Raised when the store fails or cannot be reached."""
+
+    code = "store-unavailable"
+    title = "The store is not available"
+
+
+class StorageFull(Unavailable):
+    """Raised when the store has no space left."""
+
+    code = "storage-full"
+    title = "The storage is full"
+
+
+class MemoryExhausted(Unavailable):
+    """Raised when a session does not fit the memory budget."""
+
+    code = "memory-exhausted"
+    title = "The session does not fit in memory"
+
+
+class SessionCorrupt(Unavailable):
+    """Raised when what is stored does not match its digest."""
+
+    code = "session-corrupt"
+    title = "The stored session is damaged"
+
+
+class SequenceTaken(Exception):
+    """Raised by a store when an append did not extend the log by exactly one."""
+
+    def __init__(self, head: int) -> None:
+        super().__init__(f"the log stands at {head}")
+        self.head = head
+
+
+class IdTaken(Exception):
+    """Raised by a store when a session id exists, deleted or not."""
+
+    def __init__(self, header: Header) -> None:
+        super().__init__(f"{header.id} exists")
+        self.header = header

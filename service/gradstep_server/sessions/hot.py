@@ -1,0 +1,184 @@
+"""Sessions in memory: one lock and one state each, under a budget of bytes.
+
+A hot session is a cache of its log, nothing more: it may be dropped at any
+time when no one uses it, and it is dropped whenever it might be wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import orjson
+
+from gradstep_server.optimizers import Compute
+from gradstep_server.sessions.config import SessionConfig
+from gradstep_server.sessions.digests import sealed, snapshot_seal, unpack
+from gradstep_server.sessions.errors import MemoryExhausted, SessionCorrupt, SessionNotFound
+from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.state import State
+from gradstep_server.sessions.store import Header, Store
+from gradstep_server.sessions.transitions import replay
+
+Ref = tuple[str, str]
+"""A session's tenant and id."""
+
+
+@dataclass
+class Hot:
+    """A session that is, or will be, in memory."""
+
+    ref: Ref
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+    """Tasks that hold or await the lock; a used session is not evicted."""
+
+    header: Header | None = None
+    state: State | None = None
+    """None until loaded, and again when it might be wrong."""
+
+    log_bytes: int = 0
+    """Bytes of the log since the newest snapshot."""
+
+    nbytes: int = 0
+    """What the state counts for in the budget."""
+
+    def loaded(self) -> tuple[Header, State]:
+        """Return what `HotSessions.use` has loaded."""
+        if self.header is None or self.state is None:
+            raise AssertionError("a session is used outside of HotSessions.use")
+        return self.header, self.state
+
+
+class HotSessions:
+    """The sessions in memory, least recently used first."""
+
+    def __init__(self, store: Store, compute: Compute, budget: int) -> None:
+        self.store = store
+        self.compute = compute
+        self.budget = budget
+        self._all: OrderedDict[Ref, Hot] = OrderedDict()
+
+    @asynccontextmanager
+    async def use(self, ref: Ref) -> AsyncIterator[Hot]:
+        """Lock a session, current with its log, for the block.
+
+        Raises:
+            SessionNotFound: there is no such session, or no more.
+            SessionCorrupt: its log is damaged.
+            MemoryExhausted: it does not fit the budget.
+        """
+        async with self.locked(ref) as hot:
+            await self.catch_up(hot)
+            yield hot
+
+    @asynccontextmanager
+    async def locked(self, ref: Ref) -> AsyncIterator[Hot]:
+        """Lock a session for the block, loaded or not."""
+        hot = self._all.setdefault(ref, Hot(ref))
+        self._all.move_to_end(ref)
+        hot.users += 1
+        try:
+            async with hot.lock:
+                yield hot
+        finally:
+            hot.users -= 1
+            if hot.state is None and not hot.users:
+                self._all.pop(ref, None)
+
+    async def catch_up(self, hot: Hot) -> None:
+        """Bring a locked session to the end of its log."""
+        if hot.state is None:
+            await self._load(hot)
+        elif self.store.shared:
+            await self._look(hot)
+
+    async def _look(self, hot: Hot) -> None:
+        """Replay what other processes have appended, or notice a deletion."""
+        header = await self.store.load(*hot.ref)
+        if header is None or header.deleted_at is not None or hot.state is None:
+            self.drop(hot)
+            raise SessionNotFound(f"there is no session {hot.ref[1]!r}; it was deleted")
+        if (await self.store.head(header.key)).seq == hot.state.seq:
+            return
+        try:
+            await self._replay(hot, header, hot.state)
+        except SessionCorrupt:  # or another process trimmed what is missing here
+            await self._load(hot)
+
+    async def _load(self, hot: Hot) -> None:
+        """Rebuild the state: the newest snapshot, then the entries behind it."""
+        header = await self.store.load(*hot.ref)
+        if header is None or header.deleted_at is not None:
+            raise SessionNotFound(f"there is no session {hot.ref[1]!r}")
+        state = State.new(created_config(header), header.created_at)
+        hot.log_bytes = 0
+        if (kept := await self.store.snapshot(header.key)) is not None:
+            snapshot, body = kept
+            if snapshot_seal(snapshot.seq, snapshot.record, [body]) != snapshot.seal:
+                raise SessionCorrupt(f"the snapshot at entry {snapshot.seq} is damaged")
+            state = restored(snapshot.seq, snapshot.record, body)
+            self.reserve(hot, state.nbytes)
+        await self._replay(hot, header, state)
+
+    async def _replay(self, hot: Hot, header: Header, state: State) -> None:
+        """Apply the entries behind `state`; the result is hot only when all are."""
+        hot.state = None
+        async for entry, body in self.store.replay(header.key, state.seq):
+            await offload(len(body) // 4, replay, state, entry, body, self.compute)
+            hot.log_bytes += len(body)
+            self.reserve(hot, state.nbytes)
+        hot.header, hot.state = header, state
+
+    def reserve(self, hot: Hot, nbytes: int) -> None:
+        """Count a session's bytes in the budget.
+
+        Raises:
+            MemoryExhausted: the sessions in use leave no room.
+        """
+        hot.nbytes = 0
+        self.admit(nbytes)
+        hot.nbytes = nbytes
+
+    def admit(self, nbytes: int) -> None:
+        """Make room for so many bytes, evicting sessions that no one uses.
+
+        Raises:
+            MemoryExhausted: the sessions in use leave no room.
+        """
+        free = self.budget - sum(hot.nbytes for hot in self._all.values())
+        for hot in [hot for hot in self._all.values() if not hot.users]:
+            if nbytes <= free:
+                break
+            free += hot.nbytes
+            del self._all[hot.ref]
+        if nbytes > free:
+            raise MemoryExhausted(
+                f"the session takes {nbytes} bytes, the memory budget leaves {max(free, 0)}; "
+                "retry when other sessions are idle, or raise the budget"
+            )
+
+    def drop(self, hot: Hot) -> None:
+        """Forget the state of a session; the next use rebuilds it from the store."""
+        hot.state = None
+        hot.nbytes = 0
+
+
+def created_config(header: Header) -> SessionConfig:
+    """Return what the session was created with, after proving that it is what was written."""
+    if sealed(header.config) != header.digest:
+        raise SessionCorrupt(f"the configuration of session {header.id!r} is damaged")
+    return SessionConfig.model_validate(orjson.loads(header.config)["config"])
+
+
+def restored(seq: int, record: bytes, body: memoryview) -> State:
+    """Return the state that a snapshot holds."""
+    facts = orjson.loads(record)
+    state = State.new(SessionConfig.model_validate(facts["config"]), facts["updated_at"])
+    state.fill(unpack(facts["tensors"], body), facts["counters"])
+    state.seq, state.step, state.epoch = seq, facts["step"], facts["epoch"]
+    state.generation, state.origin = facts["generation"], facts["origin"]
+    return state

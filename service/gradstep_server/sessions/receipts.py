@@ -1,0 +1,174 @@
+"""What a session answers: receipts, views, and pages of history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+from gradstep_server.optimizers import Optimizer
+from gradstep_server.sessions.config import SessionConfig
+from gradstep_server.sessions.state import State
+from gradstep_server.sessions.stepping import StepRecord
+from gradstep_server.sessions.store import Entry, Header
+from gradstep_server.sessions.tensors import Tensor
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Receipt(_Answer):
+    """What one step did."""
+
+    step: int
+    """The position that the step took."""
+
+    position: int
+    """Where the session stands now; beyond `step` when an old step is replayed."""
+
+    replayed: bool
+    """Whether the step had been taken before this request."""
+
+    applied: bool
+    """Whether the gradients were used; false for a skipped non-finite step."""
+
+    durable_step: int
+    """The last step that is known to be synced."""
+
+    lr: list[float]
+    """The learning rate of each group in this step."""
+
+    next_lr: list[float]
+    """The learning rate of each group in the next step."""
+
+    grad_norm: float | None
+    """The global L2 norm before clipping; null if it is not finite."""
+
+    loss: float | None
+    """The loss that the client reported."""
+
+    clipped: bool
+    """Whether clipping changed a gradient."""
+
+    generation: int
+    """How often the session was rewound, plus one."""
+
+
+class EpochReceipt(_Answer):
+    """What the end of one epoch did."""
+
+    epoch: int
+    """The epoch that ended."""
+
+    step: int
+    """How many optimizer steps the session has taken."""
+
+    replayed: bool
+    """Whether the epoch had been ended before this request."""
+
+    metric: float | None
+    """What the client measured."""
+
+    lr: list[float]
+    """The learning rate of each group in the next step."""
+
+    generation: int
+    """How often the session was rewound, plus one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Parameters at one position, the bytes a copy of their own."""
+
+    step: int
+    generation: int
+    tensors: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A receipt, and the parameters of its position if they were wanted."""
+
+    receipt: Receipt
+    params: Parameters | None
+    seq: int
+    """Where the log stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A session at one moment, for those who look at it."""
+
+    id: str
+    generation: int
+    seq: int
+    step: int
+    epoch: int
+    config: SessionConfig
+    groups: list[tuple[list[str], Optimizer]]
+    """Each group's tensors and its resolved optimizer, group 0 first."""
+
+    lr: list[float]
+    """The learning rate of each group in the next step."""
+
+    clock: int
+    """The schedule's own step of the next optimizer step."""
+
+    shapes: dict[str, tuple[int, ...]]
+    created_at: float
+    updated_at: float
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Receipts of consecutive steps."""
+
+    receipts: Sequence[Receipt]
+    next: int | None
+    """What to ask for next; null at the end."""
+
+    groups: int
+    """How many groups the session has, also where there are no receipts."""
+
+
+def receipt(state: State, entry: Entry, *, replayed: bool) -> Receipt:
+    """Return the receipt of a step that the log holds."""
+    record = StepRecord.model_validate_json(entry.record)
+    return Receipt(
+        step=entry.n,
+        position=state.step,
+        replayed=replayed,
+        applied=record.applied,
+        durable_step=state.step,
+        lr=record.lr,
+        next_lr=record.next_lr,
+        grad_norm=record.grad_norm,
+        loss=record.asked.loss,
+        clipped=record.clipped,
+        generation=state.generation,
+    )
+
+
+def view(header: Header, state: State, *, replayed: bool) -> View:
+    """Return what there is to see of a session now."""
+    members: list[list[str]] = [[] for _ in state.groups.optimizers]
+    for name, tensor in state.tensors.items():
+        members[tensor.group].append(name)
+    return View(
+        id=header.id,
+        generation=state.generation,
+        seq=state.seq,
+        step=state.step,
+        epoch=state.epoch,
+        config=state.config,
+        groups=list(zip(members, state.groups.optimizers, strict=True)),
+        lr=state.rates(state.clock()),
+        clock=state.clock(),
+        shapes={name: tensor.shape for name, tensor in state.tensors.items()},
+        created_at=header.created_at,
+        updated_at=state.updated_at,
+        replayed=replayed,
+    )

@@ -1,0 +1,212 @@
+"""What a log means: tensors, their slots and counters, and where the session stands.
+
+A `State` is changed by `transitions.advance` only, live and in replay alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradstep_server.optimizers import FloatArray, Optimizer
+from gradstep_server.schedulers import RateOverflow
+from gradstep_server.sessions.config import Groups, SessionConfig, resolve
+from gradstep_server.sessions.errors import Fault, InvalidConfig, InvalidTensors, pointer
+from gradstep_server.sessions.tensors import DType, Tensor, Tensors
+
+PARAMS = "params"
+"""What a parameter's master is called among the tensors of a state: `params/<name>`."""
+
+MAX_NAME = 512
+"""The longest name of a tensor, in characters."""
+
+
+@dataclass(slots=True)
+class TensorState:
+    """One parameter: its master values, and what its optimizer keeps for it."""
+
+    group: int
+    shape: tuple[int, ...]
+    values: FloatArray
+    """Flat masters."""
+
+    steps: int = 0
+    """How often it was stepped; a step without its gradient does not count."""
+
+    slots: dict[str, FloatArray] = field(default_factory=dict)
+    """Flat arrays like `values`, by torch's names; made by the first step."""
+
+
+@dataclass(slots=True)
+class State:
+    """A session right after entry `seq` of its log."""
+
+    config: SessionConfig
+    groups: Groups
+    seq: int = 0
+    step: int = 0
+    epoch: int = 0
+    generation: int = 1
+    origin: int = 0
+    """The step (or epoch) at which the present schedule began."""
+
+    updated_at: float = 0.0
+    tensors: dict[str, TensorState] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, config: SessionConfig, created_at: float) -> State:
+        """Return the state of an empty log."""
+        return cls(config, resolve(config), updated_at=created_at)
+
+    @property
+    def master(self) -> DType:
+        """The dtype of all masters and slots."""
+        return self.config.dtype.master
+
+    @property
+    def elements(self) -> int:
+        """The number of elements of all parameters."""
+        return sum(tensor.values.size for tensor in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of masters and slots once every tensor has been stepped."""
+        arrays = sum(
+            tensor.values.size * (1 + len(self.optimizer(tensor).slots()))
+            for tensor in self.tensors.values()
+        )
+        return arrays * self.master.storage.itemsize
+
+    def footprint(self, sizes: Mapping[str, int]) -> int:
+        """Return the bytes of masters and slots of parameters of these sizes."""
+        optimizers = self.groups.optimizers
+        arrays = sum(
+            size * (1 + len(optimizers[self.groups.index(name)].slots()))
+            for name, size in sizes.items()
+        )
+        return arrays * self.master.storage.itemsize
+
+    @property
+    def stepped(self) -> bool:
+        """Whether anything was stepped yet, which fixes the form of the slots."""
+        return any(tensor.steps or tensor.slots for tensor in self.tensors.values())
+
+    def optimizer(self, tensor: TensorState) -> Optimizer:
+        """Return the optimizer of a tensor's group."""
+        return self.groups.optimizers[tensor.group]
+
+    def clock(self) -> int:
+        """Return t, the schedule's own step, for the next optimizer step."""
+        return (self.epoch if self.config.schedule_on == "epoch" else self.step) - self.origin
+
+    def rates(self, t: int) -> list[float]:
+        """Return each group's learning rate at the schedule's step t.
+
+        Raises:
+            InvalidConfig: the schedule has left the range of float64.
+        """
+        bases = [optimizer.lr for optimizer in self.groups.optimizers]
+        scheduler = self.config.scheduler
+        if scheduler is None:
+            return bases
+        try:
+            return [scheduler.lr(t, base) for base in bases]
+        except RateOverflow as error:
+            raise InvalidConfig(Fault("/scheduler", str(error))) from None
+
+    def params(self) -> dict[str, Tensor]:
+        """Return the parameters rounded to the session's dtype, the bytes a copy."""
+        dtype = self.config.dtype
+        exact = dtype is self.master
+        return {
+            name: Tensor.of(tensor.values.copy() if exact else tensor.values, tensor.shape, dtype)
+            for name, tensor in self.tensors.items()
+        }
+
+    def dump(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return everything, as JSON and as views of the tensors by `<slot>/<name>`."""
+        tensors = {}
+        for name, tensor in self.tensors.items():
+            for slot, values in {PARAMS: tensor.values, **tensor.slots}.items():
+                tensors[f"{slot}/{name}"] = Tensor.of(values, tensor.shape, self.master)
+        facts = {
+            "config": self.config.model_dump(mode="json"),
+            "step": self.step,
+            "epoch": self.epoch,
+            "generation": self.generation,
+            "origin": self.origin,
+            "updated_at": self.updated_at,
+            "counters": {name: tensor.steps for name, tensor in self.tensors.items()},
+        }
+        return facts, tensors
+
+    def check(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
+        """Raise unless `fill` can take these tensors and counters.
+
+        Raises:
+            InvalidConfig: a group's pattern matches no parameter.
+            InvalidTensors: a dtype is too wide, or a slot fits no parameter.
+        """
+        found = _by_name(tensors)
+        groups = self.groups.assign(found)
+        for name, slots in found.items():
+            _check(name, slots, self.groups.optimizers[groups[name]], self.master, counters)
+        for name in counters.keys() - found.keys():
+            raise _misfit("counts the steps of no tensor", "counters", name)
+
+    def fill(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
+        """Set parameters, slots and counters of an empty session from `<slot>/<name>`."""
+        found = _by_name(tensors)
+        groups = self.groups.assign(found)
+        for name in sorted(found):
+            values = {
+                slot: tensor.widened(self.master).copy() for slot, tensor in found[name].items()
+            }
+            shape = found[name][PARAMS].shape
+            self.tensors[name] = TensorState(
+                groups[name], shape, values.pop(PARAMS), counters.get(name, 0), values
+            )
+
+
+def _by_name(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a state by parameter and slot."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        slot, _, name = key.partition("/")
+        found.setdefault(name, {})[slot] = tensor
+    return found
+
+
+def _check(
+    name: str, slots: Tensors, optimizer: Optimizer, master: DType, counters: Mapping[str, int]
+) -> None:
+    """Raise unless these are one parameter with all the slots that it must have."""
+    if not 0 < len(name) <= MAX_NAME or name == "__metadata__":
+        detail = f"a name has 1 to {MAX_NAME} characters and is not __metadata__"
+        raise _misfit(detail, PARAMS, name)
+    given = slots.keys() - {PARAMS}
+    if PARAMS not in slots:
+        raise _misfit(f"there is no tensor {PARAMS}/{name}", *sorted(given)[:1], name)
+    shape = slots[PARAMS].shape
+    for slot, tensor in slots.items():
+        if not tensor.dtype.widens_to(master):
+            raise _misfit(f"the dtype {tensor.dtype} is wider than {master}", slot, name)
+        if tensor.shape != shape:
+            raise _misfit(f"the parameter's shape is {list(shape)}", slot, name)
+        finite = np.isfinite(tensor.widened(master))
+        if not finite.all():
+            raise _misfit(f"element {int(finite.argmin())} is not a finite number", slot, name)
+    known = set(optimizer.slots()) | optimizer.late_slots
+    if unknown := sorted(given - known):
+        has = ", ".join(sorted(known)) or "none"
+        raise _misfit(f"{optimizer.kind_name()} has no such slot; it has {has}", unknown[0], name)
+    stepped = bool(given) or counters.get(name, 0) > 0
+    if stepped and (missing := sorted(known - optimizer.late_slots - given)):
+        raise _misfit("is missing, though the tensor was stepped", missing[0], name)
+
+
+def _misfit(detail: str, *path: str) -> InvalidTensors:
+    return InvalidTensors(Fault(pointer(*path), detail))

@@ -1,0 +1,225 @@
+"""One optimizer step: what it will do (`plan`), and doing it (`apply`).
+
+`plan` changes nothing. It checks the gradients and computes every number that
+comes out of a reduction or of libm; `apply` needs only those numbers, the
+gradients and elementwise arithmetic, so that a replayed step is bit-identical
+to the live one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+
+from gradstep_server.kinds import NonNegative, Real
+from gradstep_server.optimizers import Clipping, Compute, FloatArray
+from gradstep_server.optimizers.clipping import clipping, first_unusable, tensor_norm
+from gradstep_server.sessions.digests import Index, index
+from gradstep_server.sessions.errors import (
+    Fault,
+    InvalidRequest,
+    InvalidTensors,
+    NonFiniteGradient,
+    ParamsMissing,
+    pointer,
+)
+from gradstep_server.sessions.state import State, TensorState
+from gradstep_server.sessions.tensors import DType, Tensors
+
+Key = tuple[int, int, bool]
+"""What tensors share coefficients: the group, the counter, and whether slots are new."""
+
+Gradients = Mapping[str, FloatArray]
+
+
+class Coefficients(BaseModel):
+    """A rule's coefficients for the tensors of one group with one counter."""
+
+    model_config = ConfigDict(frozen=True)
+
+    group: int
+    steps: int
+    fresh: bool
+    values: list[float]
+
+
+def _shape(value: object) -> str:
+    return "list" if isinstance(value, list) else "number"
+
+
+Rates = Annotated[
+    Annotated[NonNegative, Tag("number")] | Annotated[list[NonNegative], Tag("list")],
+    Discriminator(_shape),
+]
+"""One rate, or one for each group; an error names the shape that was sent."""
+
+
+class Asked(BaseModel):
+    """What a client says of a step beside the gradients."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    loss: Real | None = None
+    """What the client reports, for the history."""
+
+    lr: Rates | None = None
+    """The client's own rate, or one for each group, instead of the schedule's."""
+
+    def rates(self, groups: int) -> list[float] | None:
+        """Return the client's rates, one for each group.
+
+        Raises:
+            InvalidRequest: there are more or fewer rates than groups.
+        """
+        if not isinstance(self.lr, list):
+            return None if self.lr is None else [self.lr] * groups
+        if len(self.lr) != groups:
+            detail = f"has {len(self.lr)} rates for {groups} groups, group 0 included"
+            raise InvalidRequest(Fault("/lr", detail))
+        return self.lr
+
+
+class StepRecord(BaseModel):
+    """A step as the log keeps it, beside the gradients themselves."""
+
+    model_config = ConfigDict(frozen=True)
+
+    asked: Asked
+    tensors: Index
+    lr: list[float]
+    next_lr: list[float]
+    applied: bool
+    grad_norm: float | None
+    clipped: bool
+    scale: float
+    bound: float | None
+    coefficients: list[Coefficients]
+
+
+def check(state: State, tensors: Tensors) -> None:
+    """Raise unless the gradients fit the session by name, shape and dtype."""
+    if not state.tensors:
+        raise ParamsMissing("set the initial parameters first, with PUT …/params")
+    if not tensors:
+        raise InvalidTensors(Fault("/grads", "must hold at least one tensor"))
+    faults = [fault for name in tensors if (fault := _misfit(state, tensors, name))]
+    if faults:
+        raise InvalidTensors(*faults)
+
+
+def _misfit(state: State, tensors: Tensors, name: str) -> Fault | None:
+    at, tensor = pointer("grads", name), tensors[name]
+    if name not in state.tensors:
+        known = ", ".join(list(state.tensors)[:5])
+        return Fault(at, f"the session has no tensor {name[:100]!r}; it has {known}")
+    if tensor.shape != (shape := state.tensors[name].shape):
+        return Fault(at, f"the shape is {list(tensor.shape)}, the session's is {list(shape)}")
+    if not tensor.dtype.widens_to(state.master):
+        return Fault(at, f"the dtype {tensor.dtype} is wider than the session's {state.master}")
+    return None
+
+
+def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> StepRecord:
+    """Return what the next step will do.
+
+    Args:
+        state: the session before the step; `check` has passed.
+        tensors: the gradients.
+        asked: what came with them; its rates are one per group.
+        compute: runs the reductions.
+
+    Raises:
+        NonFiniteGradient: a gradient is unusable and the session rejects those.
+        InvalidRequest: a rate is too large for the dtype.
+    """
+    gradients = widened(state, tensors)
+    norms = {name: tensor_norm(gradient, compute) for name, gradient in gradients.items()}
+    norm = math.hypot(*norms.values())
+    applied = math.isfinite(norm)
+    action = clipping(state.config.clip, norm, gradients.values()) if applied else None
+    fault = _unusable(state, gradients, norms, action)
+    if not applied and fault is None:
+        fault = Fault("/grads", "the norm of the gradients exceeds the largest float64")
+    if fault and state.config.on_nonfinite == "reject":
+        raise NonFiniteGradient(fault)
+    if fault or action is None:
+        applied, action = False, Clipping(1.0, math.inf, clipped=False)
+    rates = asked.rates(len(state.groups.optimizers)) or state.rates(state.clock())
+    t_next = state.clock() + (state.config.schedule_on == "step")
+    return StepRecord(
+        asked=asked,
+        tensors=index(tensors),
+        lr=rates,
+        next_lr=state.rates(t_next),
+        applied=applied,
+        grad_norm=norm if math.isfinite(norm) else None,
+        clipped=action.clipped,
+        scale=action.scale,
+        bound=action.bound if math.isfinite(action.bound) else None,
+        coefficients=_coefficients(state, gradients, rates) if applied else [],
+    )
+
+
+def apply(state: State, record: StepRecord, tensors: Tensors, compute: Compute) -> None:
+    """Do what the record says to the tensors that have a gradient, in place."""
+    shared = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
+    bound = math.inf if record.bound is None else record.bound
+    for name, gradient in widened(state, tensors).items():
+        tensor = state.tensors[name]
+        optimizer = state.optimizer(tensor)
+        coefficients = shared[_key(state, tensor)]
+        for slot in optimizer.slots():
+            tensor.slots.setdefault(slot, np.zeros_like(tensor.values))
+        tensor.steps += 1
+        scale = -record.scale if optimizer.maximize else record.scale
+        slots = [tensor.slots[slot] for slot in optimizer.slots()]
+        arrays = [tensor.values, gradient, *slots]
+        compute.step(optimizer.rule(), arrays, (scale, bound, *coefficients))
+
+
+def widened(state: State, tensors: Tensors) -> dict[str, FloatArray]:
+    """Return the gradients as flat arrays of the masters' dtype."""
+    return {name: tensor.widened(state.master) for name, tensor in tensors.items()}
+
+
+def _key(state: State, tensor: TensorState) -> Key:
+    fresh = not tensor.slots.keys() >= set(state.optimizer(tensor).slots())
+    return tensor.group, tensor.steps, fresh
+
+
+def _coefficients(state: State, names: Gradients, rates: list[float]) -> list[Coefficients]:
+    """Return the coefficients of this step, once per distinct key."""
+    limit = float(np.finfo(np.float64 if state.master is DType.F64 else np.float32).max)
+    found: dict[Key, Coefficients] = {}
+    for name in names:
+        group, steps, fresh = key = _key(state, state.tensors[name])
+        if key in found:
+            continue
+        optimizer = state.groups.optimizers[group]
+        values = optimizer.coefficients(rates[group], steps + 1, fresh=fresh)
+        if not all(abs(value) <= limit for value in values):
+            detail = f"the rate {rates[group]} takes the step out of the range of {state.master}"
+            raise InvalidRequest(Fault("/lr", detail))
+        found[key] = Coefficients(group=group, steps=steps, fresh=fresh, values=list(values))
+    return list(found.values())
+
+
+def _unusable(
+    state: State, gradients: Gradients, norms: Mapping[str, float], action: Clipping | None
+) -> Fault | None:
+    """Return the first gradient element that cannot be used, if there is one."""
+    for name, gradient in gradients.items():
+        tensor = state.tensors[name]
+        squared = state.optimizer(tensor).squares_gradient
+        at = first_unusable(gradient, norms[name], action, squared=squared)
+        if at is not None:
+            where = [int(i) for i in np.unravel_index(at, tensor.shape)] if tensor.shape else []
+            value = float(gradient[at])
+            why = "overflows when squared" if math.isfinite(value) else "is not finite"
+            detail = f"element {where} is {value}, which {why}; nothing was stepped"
+            return Fault(pointer("grads", name, *where), detail)
+    return None

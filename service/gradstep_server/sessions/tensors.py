@@ -1,0 +1,108 @@
+"""Tensors as they travel and as they are stored: a dtype, a shape, and bytes.
+
+Arithmetic happens on *masters*: float64 for F64, float32 for everything else.
+Widening to a master is exact; narrowing rounds to nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradstep_server.optimizers import FloatArray
+
+_ROUNDING_BLOCK = 1 << 20
+"""Elements rounded at a time, so that the integers in between stay small."""
+
+
+class DType(StrEnum):
+    """An element type, by its name in safetensors."""
+
+    F64 = "F64"
+    F32 = "F32"
+    F16 = "F16"
+    BF16 = "BF16"
+
+    @property
+    def storage(self) -> np.dtype[np.generic]:
+        """The NumPy dtype of the bytes; NumPy has no bfloat16, so its bits are integers."""
+        return _STORAGE[self]
+
+    @property
+    def master(self) -> DType:
+        """The dtype that values of this one are kept and computed in."""
+        return DType.F64 if self is DType.F64 else DType.F32
+
+    def widens_to(self, master: DType) -> bool:
+        """Whether every value of this dtype is a value of `master`, exactly."""
+        return self.master is master or master is DType.F64
+
+
+_STORAGE: dict[DType, np.dtype[np.generic]] = {
+    DType.F64: np.dtype("<f8"),
+    DType.F32: np.dtype("<f4"),
+    DType.F16: np.dtype("<f2"),
+    DType.BF16: np.dtype("<u2"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor: little-endian bytes in C order, not necessarily aligned."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    data: memoryview
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    def stored(self) -> NDArray[np.generic]:
+        """Return the bytes as a flat array of the storage dtype, without a copy."""
+        return np.ndarray((self.size,), self.dtype.storage, self.data)
+
+    def widened(self, master: DType) -> FloatArray:
+        """Return the values as a flat, aligned array of `master`.
+
+        It is a view of the bytes where they are that already.
+        """
+        stored = self.stored()
+        if self.dtype is DType.BF16:
+            stored = (stored.astype(np.uint32) << 16).view(np.float32)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+            values: FloatArray = np.require(stored, master.storage, ["C", "A", "W"])
+        return values
+
+    @classmethod
+    def of(cls, values: FloatArray, shape: tuple[int, ...], dtype: DType) -> Tensor:
+        """Round masters to `dtype`; without a copy where they are of it already."""
+        rounded = to_bfloat16(values) if dtype is DType.BF16 else _cast(values, dtype)
+        return cls(dtype, shape, rounded.view(np.uint8).data)
+
+
+Tensors = Mapping[str, Tensor]
+
+
+def _cast(values: FloatArray, dtype: DType) -> NDArray[np.generic]:
+    # Beyond the range is infinity, as IEEE rounds; a signalling NaN is a NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(dtype.storage, copy=False)
+
+
+def to_bfloat16(values: FloatArray) -> NDArray[np.uint16]:
+    """Return the bits of `values` (float32) as bfloat16: nearest, ties to even."""
+    bits = np.empty(values.size, np.uint16)
+    for start in range(0, values.size, _ROUNDING_BLOCK):
+        block = values[start : start + _ROUNDING_BLOCK].view(np.uint32)
+        rounded = (block + 0x7FFF + ((block >> 16) & 1)) >> 16
+        quiet_nan = (block >> 16) | 0x0040
+        is_nan = (block & 0x7FFFFFFF) > 0x7F800000  # noqa: PLR2004  # beyond infinity's bits
+        bits[start : start + block.size] = np.where(is_nan, quiet_nan, rounded)
+    return bits

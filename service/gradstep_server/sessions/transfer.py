@@ -1,0 +1,113 @@
+"""A session's initial content: parameters alone, or a whole state from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Json, ValidationError
+
+from gradstep_server.kinds import Count
+from gradstep_server.sessions.digests import canonical, index
+from gradstep_server.sessions.errors import Fault, InvalidTensors, pointer
+from gradstep_server.sessions.state import PARAMS, State
+from gradstep_server.sessions.tensors import Tensor, Tensors
+
+_FORMAT = "gradstep-state"
+_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """Everything that a session's tensors are, and where it stands."""
+
+    tensors: Tensors
+    """By `<slot>/<name>`, the masters as `params/<name>`."""
+
+    step: int = 0
+    epoch: int = 0
+    origin: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    """How often each tensor was stepped; 0 where it is left out."""
+
+    @classmethod
+    def of_params(cls, params: Tensors) -> StateFile:
+        """Return the content of a session that starts with these parameters."""
+        return cls({f"{PARAMS}/{name}": tensor for name, tensor in params.items()})
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of elements of each parameter."""
+        start = f"{PARAMS}/"
+        return {
+            key.removeprefix(start): tensor.size
+            for key, tensor in self.tensors.items()
+            if key.startswith(start)
+        }
+
+    def asked(self) -> dict[str, Any]:
+        """Return the facts beside the tensors, for the digest."""
+        counters = {name: steps for name, steps in self.counters.items() if steps}
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "origin": self.origin,
+            "counters": counters,
+        }
+
+    def record(self) -> bytes:
+        """Return the record of the entry that fills a session with this."""
+        return canonical({"asked": self.asked(), "tensors": index(self.tensors)})
+
+
+def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
+    """Give an empty session what a `StateFile.record` and its tensors say."""
+    asked = facts["asked"]
+    state.fill(tensors, asked["counters"])
+    state.epoch, state.origin = asked["epoch"], asked["origin"]
+
+
+def exported(state: State) -> tuple[Tensors, dict[str, str]]:
+    """Return a session's whole state as tensors, copied, and metadata."""
+    facts, views = state.dump()
+    tensors = {
+        key: Tensor(tensor.dtype, tensor.shape, memoryview(bytearray(tensor.data)))
+        for key, tensor in views.items()
+    }
+    metadata = {"format": _FORMAT, "version": _VERSION}
+    for key in ("step", "epoch", "origin", "counters", "config"):
+        metadata[key] = orjson.dumps(facts[key]).decode()
+    return tensors, metadata
+
+
+class _Metadata(BaseModel):
+    """What `exported` writes, read back; the configuration is the session's own."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    step: Json[Count]
+    epoch: Json[Count]
+    origin: Json[Count]
+    counters: Json[dict[str, Count]]
+
+
+def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
+    """Return what a file that `exported` made holds.
+
+    Raises:
+        InvalidTensors: it is no such file.
+    """
+    if (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
+        detail = (
+            f"must say format {_FORMAT!r} and version {_VERSION!r}; GET …/state makes such files"
+        )
+        raise InvalidTensors(Fault("/__metadata__", detail))
+    try:
+        facts = _Metadata.model_validate(metadata)
+    except ValidationError as error:
+        raise InvalidTensors(
+            *(Fault(pointer("__metadata__", *item["loc"]), item["msg"]) for item in error.errors())
+        ) from None
+    if facts.origin > max(facts.step, facts.epoch):
+        raise InvalidTensors(Fault("/__metadata__/origin", "lies behind the file's position"))
+    return StateFile(tensors, facts.step, facts.epoch, facts.origin, facts.counters)

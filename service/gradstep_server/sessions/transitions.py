@@ -1,0 +1,73 @@
+"""How one entry of a log changes a session: the only writer of a `State`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from gradstep_server.optimizers import Compute
+from gradstep_server.sessions import stepping
+from gradstep_server.sessions.config import SessionConfig, resolve
+from gradstep_server.sessions.digests import content_digest, seal, unpack
+from gradstep_server.sessions.errors import SessionCorrupt
+from gradstep_server.sessions.state import State
+from gradstep_server.sessions.store import Entry
+from gradstep_server.sessions.tensors import Tensors
+from gradstep_server.sessions.transfer import fill
+
+INIT, STEP, EPOCH, CONFIG = "init", "step", "epoch", "config"
+"""The kinds of entries."""
+
+
+def advance(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
+    """Make `state` what it is right after `entry`."""
+    _TRANSITIONS[entry.kind](state, entry, tensors, compute)
+    state.seq = entry.seq
+    state.step = entry.step
+    state.updated_at = entry.created_at
+
+
+def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001  # all transitions look alike
+    fill(state, orjson.loads(entry.record), tensors)
+
+
+def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
+    record = stepping.StepRecord.model_validate_json(entry.record)
+    if record.applied:
+        stepping.apply(state, record, tensors, compute)
+
+
+def _epoch(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001  # likewise
+    state.epoch = entry.n
+
+
+def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001  # likewise
+    facts = orjson.loads(entry.record)
+    state.config = SessionConfig.model_validate(facts["config"])
+    state.groups = resolve(state.config)
+    state.origin = facts["origin"]
+
+
+_TRANSITIONS: dict[str, Callable[[State, Entry, Tensors, Compute], None]] = {
+    INIT: _init,
+    STEP: _step,
+    EPOCH: _epoch,
+    CONFIG: _config,
+}
+
+
+def replay(state: State, entry: Entry, body: memoryview, compute: Compute) -> None:
+    """Advance by a stored entry, after proving that it is what was written.
+
+    Raises:
+        SessionCorrupt: the entry does not follow, or does not match its digests.
+    """
+    if entry.seq != state.seq + 1 or seal(entry) != entry.seal or len(body) != entry.body_size:
+        raise SessionCorrupt(f"entry {entry.seq} of the log does not match its seal")
+    facts: dict[str, Any] = orjson.loads(entry.record)
+    tensors = unpack(facts.get("tensors", []), body)
+    if content_digest({"kind": entry.kind, **facts["asked"]}, tensors) != entry.digest:
+        raise SessionCorrupt(f"the tensors of entry {entry.seq} do not match their digest")
+    advance(state, entry, tensors, compute)

@@ -1,0 +1,221 @@
+"""A directory of sessions: the catalogue and the logs, kept consistent through crashes.
+
+The catalogue decides which sessions exist. A session's file is complete before
+its row is committed, and is removed only after the row says that the session is
+deleted, so a crash leaves at most a file that no row asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from gradstep_server.sessions.errors import (
+    IdTaken,
+    SequenceTaken,
+    SessionCorrupt,
+    StoreUnavailable,
+    Unavailable,
+)
+from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot
+from gradstep_server.stores.sqlite.catalogue import Catalogue, Row
+from gradstep_server.stores.sqlite.log import FileMissing, LogFile, build_log
+from gradstep_server.stores.sqlite.logs import OpenLogs
+
+T = TypeVar("T")
+
+_SCAN = 100
+
+
+class SqliteDirectory:
+    """All sessions of one directory. Its methods block."""
+
+    def __init__(self, path: Path, *, shared: bool, open_files: int) -> None:
+        self._path = path
+        self._shared = shared
+        self._catalogue = Catalogue(path / "catalogue.sqlite", shared=shared)
+        self._logs = OpenLogs(path / "sessions", shared=shared, limit=open_files)
+
+    def open(self) -> None:
+        """Create what is missing and sweep what crashes left."""
+        if not self._catalogue.path.exists() and not self._logs.is_empty():
+            raise StoreUnavailable(
+                f"{self._path} holds sessions and no catalogue.sqlite; restore that file from a "
+                "backup, or choose another directory."
+            )
+        self._catalogue.build()
+        written = self._catalogue.written_keys()
+        if not self._shared:
+            self._logs.sweep(written)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._logs.close()
+        self._catalogue.close()
+
+    def check(self) -> None:
+        """Write and read something."""
+        self._catalogue.probe()
+
+    def create(self, header: Header, entry: Entry | None, body: Body) -> None:
+        """Register a session; the commit of its row is what creates it."""
+        taken = self._catalogue.find(header.tenant, header.id)
+        if taken is not None:
+            raise IdTaken(taken.header)
+        if entry is not None:
+            self._write_first(header.key, entry, body)
+        try:
+            self._catalogue.add(header, written=entry is not None)
+        except IdTaken:
+            self._logs.remove(header.key)
+            raise
+
+    def load(self, tenant: str, session_id: str) -> Header | None:
+        """Return the header, also that of a deleted session."""
+        row = self._catalogue.find(tenant, session_id)
+        if row is not None and self._is_deleted(row):
+            row = self._catalogue.find(tenant, session_id)
+        return None if row is None else row.header
+
+    def list(self, tenant: str, after: str, limit: int) -> Sequence[tuple[Header, Head]]:
+        """Return sessions that are not deleted by id, from behind `after`."""
+        found: list[tuple[Header, Head]] = []
+        while rows := self._catalogue.page(tenant, after, limit - len(found)):
+            after = rows[-1].header.id
+            found += ((header, head or _empty(header)) for header, head in self._heads(rows))
+        return found
+
+    def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
+        """Return sessions not updated since `moment`, damaged ones left out."""
+        found: list[tuple[Header, Head]] = []
+        after = ""
+        while rows := self._catalogue.created_before(moment, after, _SCAN):
+            after = rows[-1].header.key
+            for header, head in self._heads(rows):
+                if head is not None and head.updated_at < moment:
+                    found.append((header, head))
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def delete(self, header: Header, seq: int) -> None:
+        """Close the log, then mark the row, then remove the file; a retry goes on from there."""
+        if self._catalogue.begin_delete(header.key, seq):
+            self._ask(header.key, lambda log: log.close_log(seq), None)
+            self._catalogue.finish_delete(header.key)
+        self._logs.remove(header.key)
+
+    def head(self, key: str) -> Head:
+        """Return where the log stands."""
+        head = self._ask(key, LogFile.head, None)
+        if head is None:
+            row = self._catalogue.of_key(key)
+            head = Head(0, 0, 0.0) if row is None else _empty(row.header)
+        return head
+
+    def append(self, key: str, entry: Entry, body: Body) -> None:
+        """Add `entry` if the log stands right before it, else raise `SequenceTaken`."""
+        if not self._has_file(key):
+            self._start(key, entry)
+
+        def add(log: LogFile) -> bool:
+            log.append(entry, body)
+            return True
+
+        if not self._ask(key, add, default=False):
+            raise SequenceTaken(0)
+
+    def find(self, key: str, kind: str, n: int) -> Entry | None:
+        """Return the newest entry of this kind and number."""
+        return self._ask(key, lambda log: log.find(kind, n), None)
+
+    def at(self, key: str, seq: int) -> Entry | None:
+        """Return the entry at this place of the log."""
+        return self._ask(key, lambda log: log.at(seq), None)
+
+    def history(self, key: str, kind: str, after: int, limit: int) -> Sequence[Entry]:
+        """Return entries of this kind with ``n > after``, by n."""
+        return self._ask(key, lambda log: log.history(kind, after, limit), ())
+
+    def next(self, key: str, after: int) -> tuple[Entry, memoryview] | None:
+        """Return the entry right behind `after` with its body, or None at the end."""
+        return self._ask(key, lambda log: log.next(after), None)
+
+    def put_snapshot(self, key: str, snapshot: Snapshot, body: Body) -> None:
+        """Keep a snapshot, unless there is one of this `seq`."""
+        self._ask(key, lambda log: log.put_snapshot(snapshot, body), None)
+
+    def snapshot(self, key: str) -> tuple[Snapshot, memoryview] | None:
+        """Return the newest snapshot with its body."""
+        return self._ask(key, LogFile.snapshot, None)
+
+    def trim(self, key: str) -> bool:
+        """Drop some of what is old; return whether there may be more."""
+        return self._ask(key, LogFile.trim, default=False)
+
+    def _ask(self, key: str, question: Callable[[LogFile], T], default: T) -> T:
+        """Ask the log; one that is deleted or was never written answers `default`."""
+        if not self._has_file(key):
+            return default
+        try:
+            with self._logs.use(key) as log:
+                return question(log)
+        except FileMissing:
+            self._logs.forget(key)
+            if self._has_file(key):
+                raise SessionCorrupt("The session's file is missing from the store.") from None
+            return default
+
+    def _has_file(self, key: str) -> bool:
+        if self._logs.holds(key):
+            return True
+        row = self._catalogue.of_key(key)
+        return row is not None and row.written
+
+    def _write_first(self, key: str, entry: Entry, body: Body) -> None:
+        """Write the file of a session that has no row yet."""
+        try:
+            build_log(self._logs.path(key), entry.body_size)
+            with self._logs.use(key) as log:
+                log.append(entry, body)
+        except BaseException:
+            with suppress(Unavailable):
+                self._logs.remove(key)
+            raise
+
+    def _start(self, key: str, entry: Entry) -> None:
+        """Make the file of a session that was created without an entry."""
+        if entry.seq != 1 or self._catalogue.of_key(key) is None:
+            raise SequenceTaken(0)
+        build_log(self._logs.path(key), entry.body_size)
+        if not self._catalogue.mark_written(key):
+            self._logs.remove(key)
+            raise SequenceTaken(0)
+
+    def _heads(self, rows: Sequence[Row]) -> Iterator[tuple[Header, Head | None]]:
+        """Yield the sessions that are not deleted; None as the head of a damaged one."""
+        for row in rows:
+            try:
+                if self._is_deleted(row):
+                    continue
+                head = self.head(row.header.key)
+            except SessionCorrupt:
+                yield row.header, None
+            else:
+                yield row.header, head
+
+    def _is_deleted(self, row: Row) -> bool:
+        """Return whether the session is deleted, completing a delete that a crash cut off."""
+        if row.header.deleted_at is not None:
+            return True
+        if not row.closing or not self._ask(row.header.key, LogFile.is_closed, default=True):
+            return False
+        self._catalogue.finish_delete(row.header.key)
+        self._logs.remove(row.header.key)
+        return True
+
+
+def _empty(header: Header) -> Head:
+    return Head(seq=0, step=0, updated_at=header.created_at)

@@ -1,0 +1,101 @@
+"""The open session files: a few of them, the least recently used closed first."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradstep_server.stores.sqlite.file import unlink
+from gradstep_server.stores.sqlite.log import LogFile
+
+_SUFFIX = ".sqlite"
+
+
+@dataclass(slots=True)
+class _Held:
+    log: LogFile
+    users: int = 0
+
+
+class OpenLogs:
+    """Lends session files by key, and closes idle ones beyond a limit."""
+
+    def __init__(self, folder: Path, *, shared: bool, limit: int) -> None:
+        self._folder = folder
+        self._shared = shared
+        self._writer = secrets.randbits(62)
+        self._limit = limit
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def path(self, key: str) -> Path:
+        """Return where the file of this key is, in one of 256 folders."""
+        if not re.fullmatch("[0-9a-f]{2,64}", key):
+            raise ValueError(f"{key!r} is no key of a log")
+        return self._folder / key[:2] / f"{key}{_SUFFIX}"
+
+    def holds(self, key: str) -> bool:
+        """Return whether the file is open, or was when it was last used."""
+        return key in self._held
+
+    @contextmanager
+    def use(self, key: str) -> Iterator[LogFile]:
+        """Lend the file of this key; while it is lent it stays open."""
+        with self._lock:
+            held = self._held.get(key)
+            if held is None:
+                held = self._held[key] = _Held(self._log(key))
+            self._held.move_to_end(key)
+            held.users += 1
+        try:
+            yield held.log
+        finally:
+            with self._lock:
+                held.users -= 1
+                surplus = self._take_surplus()
+            for log in surplus:
+                log.close()
+
+    def remove(self, key: str) -> None:
+        """Remove the file of this key, if there is one."""
+        with self.use(key) as log:
+            log.remove()
+            self.forget(key)
+
+    def forget(self, key: str) -> None:
+        """Hold the file no longer: it is gone."""
+        with self._lock:
+            self._held.pop(key, None)
+
+    def sweep(self, wanted: set[str]) -> None:
+        """Remove every file that belongs to no key in `wanted`."""
+        names = {f"{key}{_SUFFIX}" for key in wanted}
+        for path in self._folder.glob("??/*"):
+            if path.name.removesuffix("-wal").removesuffix("-shm") not in names:
+                unlink(path)
+
+    def is_empty(self) -> bool:
+        """Return whether there is no session file at all."""
+        return next(self._folder.glob(f"??/*{_SUFFIX}"), None) is None
+
+    def close(self) -> None:
+        """Close every file."""
+        with self._lock:
+            for held in self._held.values():
+                held.log.close()
+            self._held.clear()
+
+    def _log(self, key: str) -> LogFile:
+        return LogFile(self.path(key), writer=self._writer, shared=self._shared)
+
+    def _take_surplus(self) -> list[LogFile]:
+        """Take idle files out, oldest first, until no more than the limit are held."""
+        excess = max(len(self._held) - self._limit, 0)
+        idle = [key for key, held in self._held.items() if held.users == 0][:excess]
+        return [self._held.pop(key).log for key in idle]

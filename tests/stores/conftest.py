@@ -1,0 +1,45 @@
+"""The stores that the contract is held against."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gradstep_server.sessions.store import Store
+from gradstep_server.stores.memory import MemoryStore
+from gradstep_server.stores.sqlite.store import SqliteStore
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run on asyncio, as the service does."""
+    return "asyncio"
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-shared"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """Return a maker of stores; those of a durable kind are all of one place."""
+    if request.param == "memory":
+        return MemoryStore
+    shared = request.param == "sqlite-shared"
+    return lambda: SqliteStore(tmp_path / "data", shared=shared, open_files=4)
+
+
+@pytest.fixture
+async def store(make_store: Callable[[], Store]) -> AsyncIterator[Store]:
+    """Return an open, empty store."""
+    opened = make_store()
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def sqlite(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    """Return an open, empty SQLite store in ``data``."""
+    opened = SqliteStore(tmp_path / "data")
+    await opened.open()
+    yield opened
+    await opened.close()

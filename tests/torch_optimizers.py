@@ -1,0 +1,163 @@
+"""Optimizers as torch steps them, and hyperparameters to step with."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from session_states import Array
+
+from gradstep_server.optimizers import OPTIMIZERS
+from gradstep_server.sessions.tensors import DType
+
+SHAPES: dict[str, tuple[int, ...]] = {"w": (4, 5), "b": (7,), "scalar": ()}
+"""The tensors of a conformance run."""
+
+RECORDED: dict[str, tuple[int, ...]] = {"w": (2, 3), "b": (2,)}
+"""The tensors of a golden file."""
+
+RECORDED_STEPS = (1, 2, 3, 12)
+GAMMA = 0.97
+"""What the rate is multiplied by after every step."""
+
+Gradients = Mapping[str, Array | None]
+"""By name; None for a tensor that has no gradient in this step."""
+
+
+def grid(kind: str) -> list[dict[str, Any]]:
+    """Return combinations of a kind's hyperparameters, ``type`` included."""
+    flag = (False, True)
+    axes: dict[str, tuple[Any, ...]]
+    if kind == "SGD":
+        buffers = ((0.0, 0.0, False), (0.0, 0.5, False), (0.9, 0.0, False), (0.9, 0.5, False))
+        pairs = itertools.product((*buffers, (0.9, 0.0, True)), (0.0, 0.1), flag)
+        names = ("momentum", "dampening", "nesterov")
+        return [
+            {"type": kind, "lr": 0.05, **dict(zip(names, buffer, strict=True))}
+            | {"weight_decay": decay, "maximize": maximize}
+            for buffer, decay, maximize in pairs
+        ]
+    axes = {"weight_decay": (0.0, 0.1), "amsgrad": flag, "maximize": flag}
+    if kind == "Adam":
+        axes["decoupled_weight_decay"] = flag
+    moments = (([0.9, 0.999], 1e-8), ([0, 0.5], 1e-3))
+    return [
+        {"type": kind, "lr": 0.01, "betas": betas, "eps": eps} | dict(zip(axes, point, strict=True))
+        for (betas, eps), point in itertools.product(moments, itertools.product(*axes.values()))
+    ]
+
+
+def build(params: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
+    """Return torch's optimizer of these hyperparameters, in its plainest loop."""
+    arguments = {key: value for key, value in params.items() if key != "type"}
+    if "betas" in arguments:  # torch refuses JSON's integers
+        arguments["betas"] = tuple(float(beta) for beta in arguments["betas"])
+    name = OPTIMIZERS[params["type"]].torch_name.removeprefix("torch.optim.")
+    made = getattr(torch.optim, name)(tensors, foreach=False, fused=False, **arguments)
+    assert isinstance(made, torch.optim.Optimizer)
+    return made
+
+
+class TorchRun:
+    """Parameters that torch steps, with a rate that decays and with clipping."""
+
+    def __init__(
+        self, params: Mapping[str, Any], initial: Mapping[str, Array], clip: Any = None
+    ) -> None:
+        self.clip = clip
+        self.tensors = {name: torch.tensor(array) for name, array in initial.items()}
+        self.optimizer = build(params, list(self.tensors.values()))
+        self._rate = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, GAMMA)
+
+    def step(self, gradients: Gradients) -> None:
+        """Step the tensors that have a gradient."""
+        present = []
+        for name, tensor in self.tensors.items():
+            gradient = gradients.get(name)
+            tensor.grad = None if gradient is None else torch.tensor(gradient)
+            present += [tensor] if gradient is not None else []
+        if self.clip and self.clip["type"] == "norm":
+            norm = torch.stack([t.grad.double().norm() for t in present if t.grad is not None])
+            torch.nn.utils.clip_grads_with_norm_(
+                present, self.clip["max_norm"], norm.norm(), foreach=False
+            )
+        elif self.clip:
+            torch.nn.utils.clip_grad_value_(present, self.clip["value"], foreach=False)
+        self.optimizer.step()
+        self._rate.step()
+
+    def values(self, name: str) -> Array:
+        array: Array = self.tensors[name].numpy()
+        return array
+
+    def slots(self, name: str) -> dict[str, Array]:
+        """Return the state that torch keeps for a tensor, the counter left out."""
+        kept = self.optimizer.state[self.tensors[name]]
+        return {
+            slot: value.numpy()
+            for slot, value in kept.items()
+            if slot != "step" and value is not None
+        }
+
+
+def draw(
+    rng: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dtype: DType
+) -> dict[str, Array]:
+    """Return random values, from small to large."""
+    drawn = {}
+    for name, shape in shapes.items():
+        spread = 10 ** rng.uniform(-3, 1, shape)
+        drawn[name] = np.asarray(rng.standard_normal(shape) * spread, dtype.master.storage)
+    return drawn
+
+
+def draw_gradients(
+    rng: np.random.Generator, shapes: Mapping[str, tuple[int, ...]], dtype: DType
+) -> dict[str, Array | None]:
+    """Return random gradients, some of them absent, but never the first tensor's."""
+    drawn = draw(rng, shapes, dtype)
+    first = next(iter(shapes))
+    return {
+        name: array if name == first or rng.random() < 0.8 else None
+        for name, array in drawn.items()
+    }
+
+
+def cases(kind: str) -> list[dict[str, Any]]:
+    """Return what a kind's golden file records: gradients in, parameters out."""
+    chosen = [
+        {"type": kind, **example}
+        for example in OPTIMIZERS[kind].examples
+        if "momentum_style" not in example  # torch has one style only
+    ]
+    chosen += random.Random(kind).sample(grid(kind), 4)
+    return [
+        _case(params, dtype, seed)
+        for seed, params in enumerate(chosen)
+        for dtype in (DType.F32, DType.F64)
+    ]
+
+
+def _case(params: Mapping[str, Any], dtype: DType, seed: int) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    initial = draw(rng, RECORDED, dtype)
+    run = TorchRun(params, initial)
+    gradients, after = [], {}
+    for n in range(1, max(RECORDED_STEPS) + 1):
+        drawn = draw_gradients(rng, RECORDED, dtype)
+        run.step(drawn)
+        gradients.append({name: g.tolist() for name, g in drawn.items() if g is not None})
+        if n in RECORDED_STEPS:
+            after[str(n)] = {name: run.values(name).tolist() for name in RECORDED}
+    return {
+        "params": dict(params),
+        "dtype": dtype,
+        "gamma": GAMMA,
+        "initial": {name: array.tolist() for name, array in initial.items()},
+        "grads": gradients,
+        "after": after,
+    }
