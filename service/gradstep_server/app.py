@@ -1,0 +1,117 @@
+"""The composition root: the one place that sees every layer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+
+from gradstep_server import __version__
+from gradstep_server.optimizers import Compute, warm_up
+from gradstep_server.sessions.errors import GradstepError
+from gradstep_server.sessions.safetensors import Limits
+from gradstep_server.sessions.service import Sessions
+from gradstep_server.sessions.store import Store
+from gradstep_server.settings import Settings
+from gradstep_server.stores.urls import open_store
+from gradstep_server.web import (
+    backprop,
+    catalogue,
+    cors,
+    curves,
+    docs,
+    history,
+    openapi,
+    problems,
+    service,
+    sessions,
+    steps,
+)
+from gradstep_server.web.access import Services
+from gradstep_server.web.body_limit import BodyLimit
+from gradstep_server.web.request_id import RequestId
+
+_log = logging.getLogger(__name__)
+
+_EXPIRY_INTERVAL = 60.0
+"""Seconds between two searches for idle sessions."""
+
+
+def create() -> FastAPI:
+    """Return the application that the environment describes, for uvicorn's workers."""
+    return create_app(Settings())
+
+
+def make_store(settings: Settings) -> Store:
+    """Return the store that the settings select, not opened yet.
+
+    Raises:
+        ValueError: the URL selects no store.
+    """
+    return open_store(settings.store, shared=settings.workers > 1)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application, its store opened when it starts and closed when it ends."""
+    store = make_store(settings)
+    compute = Compute(settings.threads or os.cpu_count() or 1)
+    kept = Sessions(store, compute, settings.memory_budget)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await store.open()
+        await asyncio.to_thread(warm_up, compute)
+        expiry = asyncio.create_task(_expire(kept, settings.session_ttl))
+        try:
+            yield
+        finally:
+            expiry.cancel()
+            with suppress(asyncio.CancelledError):
+                await expiry
+            await kept.close()
+            await store.close()
+            compute.close()
+
+    app = FastAPI(
+        title="gradstep",
+        summary="Learning-rate schedules and optimizer steps as a service.",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    limits = Limits(header=settings.max_header_size, tensors=settings.max_tensors)
+    app.state.services = Services(kept, limits, settings.max_points)
+    for router in (
+        curves.router(settings.max_points),
+        catalogue.router,
+        backprop.router,
+        sessions.router,
+        steps.router,
+        history.router,
+        service.router(store.check),
+        docs.router,
+    ):
+        app.include_router(router)
+    problems.install(app)
+    openapi.install(app)
+    app.add_middleware(BodyLimit, limit=settings.max_body_size)
+    app.add_middleware(cors.StatelessCors, origins=settings.cors_origins)
+    app.add_middleware(RequestId)
+    return app
+
+
+async def _expire(kept: Sessions, ttl: float | None) -> None:
+    """Delete idle sessions from time to time, if they are to be deleted at all."""
+    while ttl is not None:
+        try:
+            if expired := await kept.expire(ttl):
+                _log.info("%d sessions were idle for %g s and are deleted", expired, ttl)
+                continue
+        except GradstepError as error:
+            _log.warning("idle sessions could not be deleted: %s", error)
+        await asyncio.sleep(min(_EXPIRY_INTERVAL, ttl))

@@ -1,0 +1,137 @@
+"""Listening: the socket, the check of the store, the banner, and uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import socket
+from typing import Any
+
+import typer
+import uvicorn
+from pydantic import ByteSize
+from uvicorn.config import LOGGING_CONFIG
+from uvicorn.supervisors import Multiprocess
+
+from gradstep_server import __version__
+from gradstep_server.app import create_app, make_store
+from gradstep_server.sessions.errors import GradstepError
+from gradstep_server.sessions.store import Store
+from gradstep_server.settings import Settings
+
+GRACE = 10
+"""Seconds that requests in flight have to end when the service is told to stop."""
+
+_BACKLOG = 2048
+
+
+class CannotServe(Exception):
+    """Raised when the service cannot start, with a sentence for the operator."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(settings: Settings) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        CannotServe: the address or the store cannot be used.
+    """
+    store = _checked_store(settings)
+    listening = listen(settings.host, settings.port)
+    typer.echo(banner(settings, store, listening.getsockname()[1]))
+    if settings.workers > 1:
+        Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
+        return
+    server = uvicorn.Server(_uvicorn(create_app(settings), settings))
+    try:
+        server.run([listening])
+    except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
+        return
+    if not server.started:
+        raise CannotServe("the service did not start; the lines above say why")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the address now, so that port 0 has become a number before anyone is told of it.
+
+    Raises:
+        CannotServe: the address is wrong or taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")
+        raise CannotServe(f"cannot listen on {host}:{port}: {reason}") from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def banner(settings: Settings, store: Store, port: int) -> str:
+    """Say where the service is and what may be expected of it."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{port}"
+    limits = (
+        f"{_size(settings.max_body_size)} a body, {settings.max_tensors} tensors, "
+        f"{_size(settings.memory_budget)} of sessions in memory"
+    )
+    lines = {
+        "address": address,
+        "docs": f"{address}/docs",
+        "store": store.url,
+        "durability": store.durability,
+        "limits": limits,
+        "workers": str(settings.workers),
+    }
+    body = "\n".join(f"  {name:<11}{value}" for name, value in lines.items())
+    return f"gradstep-server {__version__}\n{body}"
+
+
+def _size(size: ByteSize) -> str:
+    return size.human_readable(separator=" ")
+
+
+def _checked_store(settings: Settings) -> Store:
+    """Open the store once and close it: what is wrong with it is said here, in one sentence."""
+
+    async def open_and_close(store: Store) -> None:
+        await store.open()
+        await store.close()
+
+    try:
+        store = make_store(settings)
+    except ValueError as error:
+        raise CannotServe(f"--store: {error}", exit_code=2) from error
+    try:
+        asyncio.run(open_and_close(store))
+    except GradstepError as error:
+        raise CannotServe(error.detail) from error
+    except OSError as error:
+        raise CannotServe(f"cannot open {settings.store}: {error.strerror or error}") from error
+    return store
+
+
+def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401 - an app, or the name of its factory
+    level = settings.log_level.upper()
+    logging = copy.deepcopy(LOGGING_CONFIG)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "gradstep_server"):
+        logging["loggers"].setdefault(name, {"handlers": ["default"], "propagate": False})
+        logging["loggers"][name]["level"] = level
+    return uvicorn.Config(
+        target,
+        factory=isinstance(target, str),
+        workers=settings.workers,
+        loop="auto",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=logging,
+        log_level=settings.log_level,
+        # A line per request costs more than a small step.
+        access_log=settings.log_level == "debug",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )

@@ -1,0 +1,102 @@
+"""Every setting of the service: a field here, a ``GRADSTEP_*`` variable, a flag of the CLI.
+
+The field's docstring is its description everywhere. Nothing else in the project
+reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "GRADSTEP_"
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def _half_of_memory() -> int:
+    """Return half of the bytes that this process may use: of the machine's or the container's."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CGROUP_LIMIT.read_text().strip()
+    except OSError:
+        limit = "max"
+    if limit.isdecimal():
+        available = min(available, int(limit))
+    return available // 2
+
+
+class Settings(BaseSettings):
+    """How the service runs. A flag wins over the environment, the environment over a default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+    host: str = "127.0.0.1"
+    """The address to listen on; 0.0.0.0 for all of the machine's."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """The port to listen on; 0 picks a free one."""
+
+    store: str = "sqlite:///gradstep-data"
+    """Where sessions are kept: sqlite:///DIR (four slashes for an absolute path) or memory://."""
+
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """The number of processes. With one, the process owns its store and need not ask it."""
+
+    max_body_size: Annotated[ByteSize, Field(ge=1024)] = ByteSize(2**30)
+    """The largest body of a request, such as 512MB or 1GiB."""
+
+    max_tensors: Annotated[int, Field(ge=1)] = 4096
+    """The most tensors in a session or a body."""
+
+    max_header_size: Annotated[ByteSize, Field(ge=8)] = ByteSize(2**20)
+    """The largest header of a safetensors body."""
+
+    max_points: Annotated[int, Field(ge=1)] = 10_000_000
+    """The most numbers in one curve: its points times its parameter groups."""
+
+    memory_budget: ByteSize = Field(default_factory=lambda: ByteSize(_half_of_memory()))
+    """The most bytes of session state kept in memory; by default half of what there is."""
+
+    session_ttl: Annotated[float, Field(gt=0)] | None = None
+    """Seconds without a write after which a session is deleted; by default never."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ("*",)
+    """Origins whose pages may read curves and the catalogue, separated by commas; * for all."""
+
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    """The least severe messages that are logged."""
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """Threads that compute a step; by default one per core."""
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _workers_share_a_store(self) -> Settings:
+        if self.workers > 1 and self.store.startswith("memory:"):
+            msg = (
+                f"{self.workers} workers cannot share a store in memory: each would have its own "
+                "sessions. Use --workers 1 or a store such as sqlite:///gradstep-data"
+            )
+            raise ValueError(msg)
+        return self
+
+
+def variable(field: str) -> str:
+    """Return the environment variable that sets a field."""
+    return PREFIX + field.upper()

@@ -1,0 +1,1 @@
+"""The only place that knows HTTP: routes, bodies, problems, pages."""

@@ -1,0 +1,186 @@
+"""How a curve is written: columns and rows of JSON, CSV, or a picture.
+
+A curve is written chunk by chunk, each chunk evaluated when it is due, so that
+ten million points never are in memory at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import orjson
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from numpy.typing import NDArray
+from starlette.concurrency import run_in_threadpool
+
+from gradstep_server.schedulers import Curve, RateOverflow, Rates, Steps, WindowError, window
+from gradstep_server.schedulers.curve import CHUNK
+from gradstep_server.sessions.errors import Fault, InvalidRequest
+from gradstep_server.web import picture
+
+CurveFormat = Literal["json", "columns", "rows", "csv", "svg"]
+"""`json` and `columns` are the same: one array per column."""
+
+MEDIA_TYPES: Mapping[CurveFormat, str] = {
+    "json": "application/json",
+    "columns": "application/json",
+    "rows": "application/json",
+    "csv": "text/csv; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A curve and how it is to be written."""
+
+    curve: Curve
+    form: CurveFormat
+    grouped: bool
+    """Whether there is one line per group, even if there is only one group."""
+
+    title: str
+    subtitle: str = ""
+    max_points: int | None = None
+    """Keep at most this many points."""
+
+
+def points(
+    steps: int,
+    *,
+    start: int,
+    stride: int,
+    last_epoch: int = -1,
+    groups: int = 1,
+    limit: int,
+    where: str = "",
+) -> range:
+    """Return the step numbers of a curve of several groups.
+
+    Args:
+        steps: how many steps the curve spans.
+        start: how many steps to skip.
+        stride: the distance between two points.
+        last_epoch: the last step already taken; -1 for none.
+        groups: the number of lines.
+        limit: the most numbers in the whole answer.
+        where: the JSON pointer to the parameters, for errors.
+
+    Raises:
+        InvalidRequest: the window is too large.
+    """
+    try:
+        return window(
+            steps, start=start, stride=stride, last_epoch=last_epoch, limit=limit // groups
+        )
+    except WindowError as error:
+        raise InvalidRequest(Fault(f"{where}/{error.field}", error.detail)) from error
+
+
+async def respond(
+    drawing: Drawing, *, where: str = "", headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with a curve, streaming it where it is long.
+
+    Args:
+        drawing: what to write and how.
+        where: the JSON pointer to the parameters, for errors.
+        headers: further headers of the answer.
+
+    Raises:
+        InvalidRequest: a rate is too large, or `max_points` too small.
+    """
+    media_type = MEDIA_TYPES[drawing.form]
+    prepare = partial(_prepare, drawing, where)
+    if len(drawing.curve) * len(drawing.curve.base_lrs) <= CHUNK:
+        return Response(b"".join(prepare()), headers=headers, media_type=media_type)
+    return StreamingResponse(
+        await run_in_threadpool(prepare), headers=headers, media_type=media_type
+    )
+
+
+def _prepare(drawing: Drawing, where: str) -> Iterator[bytes]:
+    """Do all that can fail, and return what writes the rest."""
+    curve = drawing.curve
+    kept = drawing.max_points
+    if drawing.form == "svg":
+        kept = min(kept or picture.MAX_POINTS, picture.MAX_POINTS)
+    try:
+        if kept is not None:
+            curve = curve.decimated(kept)
+        # What has begun to be sent cannot become an error any more.
+        curve.ensure_finite()
+    except WindowError as error:
+        raise InvalidRequest(Fault(f"{where}/{error.field}", error.detail)) from error
+    except RateOverflow as error:
+        raise InvalidRequest(Fault(where, str(error))) from error
+    if drawing.form == "svg":
+        return iter([picture.picture(curve, drawing.title, drawing.subtitle)])
+    return _WRITERS[drawing.form](curve, drawing)
+
+
+def _columns(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
+    notes = drawing.curve.notes()
+    yield b'{"step":['
+    yield from _numbers(curve.steps())
+    yield b'],"lr":['
+    if drawing.grouped:
+        for group in range(len(curve.base_lrs)):
+            yield b",[" if group else b"["
+            yield from _numbers(curve.lrs(group))
+            yield b"]"
+    else:
+        yield from _numbers(curve.lrs())
+    yield b'],"warnings":' + orjson.dumps(notes) + b"}"
+
+
+def _numbers(chunks: Iterator[Steps] | Iterator[Rates]) -> Iterator[bytes]:
+    """Write arrays as one, without its brackets."""
+    for i, chunk in enumerate(chunks):
+        if i:
+            yield b","
+        yield _array(chunk)
+
+
+def _rows(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
+    slots = b",".join([b"%b"] * len(curve.base_lrs))
+    row = b'{"step":%b,"lr":' + (b"[" + slots + b"]" if drawing.grouped else slots) + b"}"
+    for i, chunk in enumerate(_lines(curve, row, b",")):
+        yield (b"," if i else b"[") + chunk
+    yield b"]"
+
+
+def _csv(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
+    names = [f"lr_{i}" for i in range(len(curve.base_lrs))] if drawing.grouped else ["lr"]
+    yield ",".join(["step", *names]).encode() + b"\n"
+    for chunk in _lines(curve, b",".join([b"%b"] * (1 + len(names))), b"\n"):
+        yield chunk + b"\n"
+
+
+def _lines(curve: Curve, template: bytes, between: bytes) -> Iterator[bytes]:
+    """Fill the template with the step and the rates of each point, chunk by chunk.
+
+    Cutting up what orjson wrote takes less time than writing each number by itself.
+    """
+    groups = (curve.lrs(group) for group in range(len(curve.base_lrs)))
+    for chunk in zip(curve.steps(), *groups, strict=True):
+        cells = (_array(column).split(b",") for column in chunk)
+        yield between.join(map(template.__mod__, zip(*cells, strict=True)))
+
+
+def _array(values: NDArray[np.number[Any]]) -> bytes:
+    """Write an array as JSON, without its brackets."""
+    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+
+
+_WRITERS: Mapping[CurveFormat, Callable[[Curve, Drawing], Iterator[bytes]]] = {
+    "json": _columns,
+    "columns": _columns,
+    "rows": _rows,
+    "csv": _csv,
+}

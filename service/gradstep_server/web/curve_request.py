@@ -1,0 +1,100 @@
+"""What asks for a curve, and what answers: the models of ``/v1/schedules``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
+
+from gradstep_server.kinds import MAX_COUNT, Count, NonNegative, PositiveCount
+from gradstep_server.schedulers import Scheduler
+from gradstep_server.schedulers.curve import MIN_DECIMATED
+
+MAX_GROUPS = 1_000
+
+
+def _shape(value: object) -> str:
+    return "list" if isinstance(value, list | tuple) else "number"
+
+
+BaseRates = Annotated[
+    Annotated[NonNegative, Tag("number")]
+    | Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_GROUPS), Tag("list")],
+    Discriminator(_shape),
+]
+"""One rate, or one for each parameter group; an error names the shape that was sent."""
+
+EXAMPLE: dict[str, Any] = {
+    "scheduler": {
+        "type": "SequentialLR",
+        "schedulers": [
+            {"type": "LinearLR", "start_factor": 0.1, "total_iters": 10},
+            {"type": "CosineAnnealingLR", "T_max": 90},
+        ],
+        "milestones": [10],
+    },
+    "base_lr": 0.1,
+    "steps": 100,
+}
+
+
+class CurveRequest(BaseModel):
+    """A schedule and the window in which its rates are wanted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_extra={"examples": [EXAMPLE]},
+    )
+
+    scheduler: Scheduler
+    """The schedule: its `type` and its parameters."""
+
+    base_lr: BaseRates
+    """The rate that the schedule scales; a list asks for one line per parameter group."""
+
+    steps: PositiveCount = 100
+    """How many steps the curve spans."""
+
+    start: Count = 0
+    """How many steps to skip."""
+
+    stride: PositiveCount = 1
+    """The distance between two points, in steps."""
+
+    max_points: Annotated[int, Strict(), Field(ge=MIN_DECIMATED, le=MAX_COUNT)] | None = None
+    """Keep at most this many points: both ends, and the extremes between them."""
+
+    last_epoch: Annotated[int, Strict(), Field(ge=-1, le=MAX_COUNT)] = -1
+    """The last step already taken: the curve begins with the one after it."""
+
+    @property
+    def base_lrs(self) -> tuple[float, ...]:
+        """The base rate of each line."""
+        return self.base_lr if isinstance(self.base_lr, tuple) else (self.base_lr,)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the answer has one line per parameter group."""
+        return isinstance(self.base_lr, tuple)
+
+
+class CurveAnswer(BaseModel):
+    """A curve in columns."""
+
+    model_config = ConfigDict(
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "examples": [{"step": [0, 1, 2], "lr": [0.1, 0.1, 0.01], "warnings": []}]
+        },
+    )
+
+    step: list[int]
+    """The step numbers; the rate at 0 is the one of the first optimizer step."""
+
+    lr: list[float] | list[list[float]]
+    """The rates; one list per parameter group where `base_lr` is a list."""
+
+    warnings: list[str]
+    """What is worth knowing of this curve."""

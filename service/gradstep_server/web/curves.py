@@ -1,0 +1,161 @@
+"""``/v1/schedules``: a whole curve with one request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+
+from gradstep_server.schedulers import Curve, Schedule
+from gradstep_server.sessions.errors import InvalidRequest
+from gradstep_server.web import caching
+from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
+from gradstep_server.web.curve_query import WINDOW, from_query
+from gradstep_server.web.curve_request import CurveAnswer, CurveRequest
+from gradstep_server.web.errors import (
+    BodyTooLarge,
+    MalformedBody,
+    UnknownKind,
+    UnsupportedMediaType,
+)
+from gradstep_server.web.json_body import StrictJsonRoute
+from gradstep_server.web.problems import responses
+
+Form = Annotated[
+    CurveFormat,
+    Query(description="How the curve is written; `json` and `columns` are the same."),
+]
+
+_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": CurveAnswer,
+        "description": "The curve.",
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "step,lr\n0,0.1\n1,0.1\n2,0.01\n",
+            },
+            "image/svg+xml": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+def router(max_points: int) -> APIRouter:
+    """Return the routes of curves.
+
+    Args:
+        max_points: the most numbers in one answer.
+    """
+    routes = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=StrictJsonRoute)
+
+    @routes.post(
+        "",
+        operation_id="createCurve",
+        summary="Compute the learning rates of a schedule over a window of steps.",
+        responses={
+            **_ANSWER,
+            **responses(InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType),
+        },
+    )
+    async def create_curve(asked: CurveRequest, format: Form = "json") -> Response:  # noqa: A002 - the parameter's name on the wire
+        return await respond(_drawing(asked, format, max_points))
+
+    @routes.get(
+        "/{type}",
+        operation_id="getCurve",
+        summary="Compute a curve from a URL: for dashboards and pictures.",
+        description=(
+            "The parameters of the kind stand in the query, such as `step_size=30`. A list "
+            "is repeated (`milestones=30&milestones=80`) or separated by commas. For "
+            "composites, `spec` holds the scheduler as JSON instead."
+        ),
+        responses={
+            **_ANSWER,
+            304: {"description": "The client has this curve already (`If-None-Match`)."},
+            **responses(InvalidRequest, UnknownKind),
+        },
+        openapi_extra={"parameters": _query_parameters()},
+    )
+    async def get_curve(
+        request: Request,
+        type: str,  # noqa: A002 - the parameter's name on the wire
+        format: Form = "json",  # noqa: A002 - likewise
+        spec: Annotated[  # noqa: ARG001 - read from the query by from_query, declared for OpenAPI
+            str | None, Query(description="The scheduler as JSON, instead of its parameters.")
+        ] = None,
+    ) -> Response:
+        asked = from_query(type, request.query_params)
+        drawing = _drawing(asked, format, max_points, where="/query")
+        headers = caching.headers_for(format, asked.model_dump_json())
+        unchanged = caching.not_modified(request, headers)
+        return unchanged or await respond(drawing, where="/query", headers=headers)
+
+    return routes
+
+
+def _drawing(asked: CurveRequest, form: CurveFormat, limit: int, where: str = "") -> Drawing:
+    window = points(
+        asked.steps,
+        start=asked.start,
+        stride=asked.stride,
+        last_epoch=asked.last_epoch,
+        groups=len(asked.base_lrs),
+        limit=limit,
+        where=where,
+    )
+    return Drawing(
+        Curve(asked.scheduler, asked.base_lrs, window),
+        form,
+        asked.grouped,
+        asked.scheduler.kind_name(),
+        caption(asked.scheduler),
+        asked.max_points,
+    )
+
+
+def caption(schedule: Schedule) -> str:
+    """Write a schedule's parameters in one line.
+
+    A StepLR reads ``step_size=30, gamma=0.1``; a composite names what it holds.
+    """
+    shown = {name: getattr(schedule, name) for name in type(schedule).model_fields}
+    return ", ".join(f"{name}={_short(value)}" for name, value in shown.items() if name != "type")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Schedule):
+        return value.kind_name()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_short, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _query_parameters() -> list[dict[str, Any]]:
+    """Declare what FastAPI does not see: the query of `getCurve` is read by `from_query`."""
+    properties = CurveRequest.model_json_schema()["properties"]
+    parameters = []
+    for name in WINDOW:
+        schema = dict(properties[name])
+        schema.pop("title", None)
+        parameters.append(
+            {
+                "name": name,
+                "in": "query",
+                "required": CurveRequest.model_fields[name].is_required(),
+                "description": schema.pop("description"),
+                "schema": schema,
+            }
+        )
+    parameters.append(
+        {
+            "name": "parameters",
+            "in": "query",
+            "style": "form",
+            "explode": True,
+            "description": "The parameters of the kind, each under its own name.",
+            "schema": {"type": "object", "additionalProperties": True},
+            "example": {"step_size": 30},
+        }
+    )
+    return parameters

@@ -1,0 +1,58 @@
+"""What only HTTP can get wrong: classes beside those of `sessions.errors`.
+
+GradstepError
+├── MalformedBody             the body is not JSON, or not whole
+├── UnsupportedMediaType      the body is in a form that this route does not read
+├── NotAcceptable             Accept names no form that this route writes
+├── BodyTooLarge              the body exceeds a limit
+└── NotFound
+    └── UnknownKind           no scheduler or optimizer has this name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from gradstep_server.sessions.errors import GradstepError, NotFound
+
+
+class MalformedBody(GradstepError):
+    """Raised when a body cannot be parsed at all."""
+
+    code = "malformed-body"
+    title = "The body cannot be read"
+
+
+class UnsupportedMediaType(GradstepError):
+    """Raised when Content-Type or Content-Encoding is none that the route reads."""
+
+    code = "unsupported-media-type"
+    title = "The body's media type is not supported"
+
+
+class NotAcceptable(GradstepError):
+    """Raised when Accept names no form that the route writes."""
+
+    code = "not-acceptable"
+    title = "The answer cannot be written in the form asked for"
+
+
+class BodyTooLarge(GradstepError):
+    """Raised when a body exceeds the limit."""
+
+    code = "body-too-large"
+    title = "The body is too large"
+
+
+class UnknownKind(NotFound):
+    """Raised when no scheduler or optimizer has this name."""
+
+    code = "unknown-kind"
+    title = "There is no such kind"
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        super().__init__(f"{name[:64]!r} is not known; {hint}the kinds are {', '.join(names)}")

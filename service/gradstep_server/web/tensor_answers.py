@@ -1,0 +1,118 @@
+"""Answers that hold tensors: safetensors, or JSON for those who ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+from fastapi import Request, Response
+from starlette.background import BackgroundTask
+from starlette.types import Receive, Scope, Send
+
+from gradstep_server.sessions import safetensors
+from gradstep_server.sessions.receipts import Parameters, Receipt, Stepped
+from gradstep_server.sessions.store import Body
+from gradstep_server.sessions.tensors import Tensors
+from gradstep_server.web import nested
+from gradstep_server.web.access import etag
+from gradstep_server.web.errors import NotAcceptable
+from gradstep_server.web.tensor_bodies import SAFETENSORS, TENSOR_TYPES
+
+PIECE = 1 << 20
+"""Bytes handed to the server at a time, so that it can wait for a slow reader."""
+
+
+def wants_json(request: Request, *, default: bool) -> bool:
+    """Whether the answer is to be JSON, by Accept, or by `default` where it says nothing.
+
+    Raises:
+        NotAcceptable: Accept names neither JSON nor safetensors.
+    """
+    accepted = {
+        part.partition(";")[0].strip().lower()
+        for part in request.headers.get("accept", "*/*").split(",")
+    }
+    if "application/json" in accepted:
+        return True
+    if accepted & TENSOR_TYPES:
+        return False
+    if accepted & {"*/*", "application/*", ""}:
+        return default
+    raise NotAcceptable(f"this address writes application/json and {SAFETENSORS}")
+
+
+class BodyAnswer(Response):
+    """An answer made of byte views, sent piece by piece without joining them."""
+
+    def __init__(self, parts: Body, headers: Mapping[str, str], media_type: str) -> None:
+        self.parts = parts
+        self.status_code = 200
+        self.media_type = media_type
+        self.background: BackgroundTask | None = None
+        self.body = b""
+        self.init_headers({"Content-Length": str(sum(map(len, parts))), **headers})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send the parts."""
+        start = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
+        await send(start)
+        for part in self.parts:
+            for begin in range(0, len(part), PIECE):
+                piece = part[begin : begin + PIECE]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def json_answer(content: object, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with JSON, NumPy arrays as lists."""
+    body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def file_answer(
+    tensors: Tensors, metadata: Mapping[str, str], headers: Mapping[str, str]
+) -> Response:
+    """Answer with a safetensors file."""
+    return BodyAnswer(safetensors.encode(tensors, metadata), headers, SAFETENSORS)
+
+
+def params_answer(params: Parameters, *, as_json: bool) -> Response:
+    """Answer with the parameters of a session."""
+    facts = {"step": params.step, "generation": params.generation}
+    headers = _headers(facts)
+    if as_json:
+        return json_answer({**facts, "params": nested.write(params.tensors)}, headers)
+    metadata = {name: str(value) for name, value in facts.items()}
+    return file_answer(params.tensors, metadata, headers)
+
+
+def step_answer(stepped: Stepped, *, as_json: bool) -> Response:
+    """Answer with a receipt, and the parameters if they are wanted: 201, or 200 for a replay."""
+    receipt, params = stepped.receipt, stepped.params
+    headers = {**_receipt_headers(receipt), "ETag": etag((receipt.generation, stepped.seq))}
+    facts = dict(receipt)
+    if params is None or as_json:
+        content = facts if params is None else {**facts, "params": nested.write(params.tensors)}
+        answer = json_answer(content, headers)
+    else:
+        metadata = {"receipt": orjson.dumps(facts).decode()}
+        answer = file_answer(params.tensors, metadata, headers)
+    answer.status_code = 200 if receipt.replayed else 201
+    return answer
+
+
+def _receipt_headers(receipt: Receipt) -> dict[str, str]:
+    names = ("step", "position", "replayed", "applied", "generation", "durable_step")
+    return _headers({name: getattr(receipt, name) for name in names})
+
+
+def _headers(facts: Mapping[str, int | bool]) -> dict[str, str]:
+    """Return facts as `Gradstep-*` headers."""
+    return {
+        f"Gradstep-{name.replace('_', '-').title()}": str(value).lower()
+        for name, value in facts.items()
+    }

@@ -1,0 +1,103 @@
+"""The service as a process of its own, started through its command."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+COMMAND = [sys.executable, "-c", "from gradstep_server.cli import main; main()"]
+PATIENCE = 30.0
+"""Seconds after which a server that should start, or end, is said not to."""
+
+
+class Server:
+    """A server on a free port of the loopback, with its data in a directory."""
+
+    def __init__(self, data: Path, *flags: str) -> None:
+        self._data = data
+        self._flags = flags
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        """Where it is; another address after every start."""
+
+    @property
+    def process(self) -> psutil.Process:
+        """The running process."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    def start(self) -> None:
+        """Start, and wait until it says that it is ready."""
+        log = self._data.with_name("log")
+        flags = ["--port", "0", "--store", f"sqlite:///{self._data}", "--log-level", "warning"]
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [*COMMAND, *flags, *self._flags],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        until = time.monotonic() + PATIENCE
+        self.url = ""
+        while not self._ready(log):
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it as a power cut would: no handler runs."""
+        self._signal(signal.SIGKILL)
+
+    def stop(self) -> float:
+        """Ask it to end; return how many seconds it took."""
+        began = time.monotonic()
+        self._signal(signal.SIGTERM)
+        return time.monotonic() - began
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        children = self.process.children(recursive=True)
+        self._process.send_signal(number)
+        self._process.wait(PATIENCE)
+        if number == signal.SIGKILL:
+            for child in children:
+                child.kill()
+        _, left = psutil.wait_procs(children, PATIENCE)
+        assert left == []
+        self._process = None
+
+    def close(self) -> None:
+        """End it if it runs."""
+        if self._process is not None:
+            self.kill()
+
+    def _ready(self, log: Path) -> bool:
+        if not self.url:
+            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            self.url = found[0] if found else ""
+            return False
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=PATIENCE).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@contextmanager
+def server(data: Path, *flags: str) -> Iterator[Server]:
+    """Run a server as long as the block lasts."""
+    started = Server(data, *flags)
+    try:
+        started.start()
+        yield started
+    finally:
+        started.close()

@@ -1,0 +1,56 @@
+"""Listening, and what the banner says."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from pydantic import ByteSize
+
+from gradstep_server.app import make_store
+from gradstep_server.serving import CannotServe, banner, listen
+from gradstep_server.settings import Settings
+
+
+def test_port_0_becomes_a_number_that_answers() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+        assert port > 0
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connected:
+            assert connected.getpeername()[1] == port
+
+
+def test_the_socket_is_handed_to_workers() -> None:
+    with listen("127.0.0.1", 0) as listening:
+        assert listening.get_inheritable()
+
+
+def test_an_address_that_is_not_ours_is_refused() -> None:
+    # 192.0.2.1 is kept for documentation (RFC 5737): no machine has it.
+    with pytest.raises(CannotServe, match=r"on 192\.0\.2\.1:0: Cannot assign") as caught:
+        listen("192.0.2.1", 0)
+    assert caught.value.exit_code == 1
+
+
+def test_the_banner_says_where_the_service_is_and_what_it_promises() -> None:
+    settings = Settings(
+        store="memory://",
+        max_body_size=ByteSize(2**20),
+        memory_budget=ByteSize(2**30),
+        max_tensors=7,
+    )
+    store = make_store(settings)
+    lines = [line.split(maxsplit=1) for line in banner(settings, store, 4321).splitlines()[1:]]
+    assert dict(lines) == {
+        "address": "http://127.0.0.1:4321",
+        "docs": "http://127.0.0.1:4321/docs",
+        "store": store.url,
+        "durability": store.durability,
+        "limits": "1.0 MiB a body, 7 tensors, 1.0 GiB of sessions in memory",
+        "workers": "1",
+    }
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    settings = Settings(host="::1", store="memory://")
+    assert "http://[::1]:80/docs" in banner(settings, make_store(settings), 80)
