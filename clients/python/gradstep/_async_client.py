@@ -1,0 +1,138 @@
+"""The client for asyncio: `_client`, awaited. Arguments and results are documented there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+import httpx
+
+from gradstep import _calls
+from gradstep._async_session import AsyncSession
+from gradstep._senders import AsyncSender, base_url
+from gradstep._types import Curve, Dtype, Kind, SessionSummary, Spec, TensorLike
+
+
+class AsyncClient:
+    """A connection to a gradstep server: `Client` for asyncio.
+
+    ``async with gradstep.AsyncClient("http://127.0.0.1:8000") as client: …``
+    closes it at the end. Every method is that of `Client` with the same
+    arguments, awaited; ``sessions.list()`` is an asynchronous iterator. Tasks
+    may share a client, but not a session.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | httpx.Timeout = 60.0,
+        max_retries: int = 5,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Prepare a connection; nothing is sent yet."""
+        http = httpx.AsyncClient(base_url=base_url(address), timeout=timeout, transport=transport)
+        self._sender = AsyncSender(http, max_retries)
+        self.schedules = AsyncSchedules(self._sender)
+        """Learning-rate curves, which need no session."""
+        self.sessions = AsyncSessions(self._sender)
+        """Optimizer sessions."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._sender.close()
+
+    async def schedulers(self) -> list[Kind]:
+        """Return the catalogue of schedulers."""
+        return await self._sender.send(_calls.schedulers())
+
+    async def optimizers(self) -> list[Kind]:
+        """Return the catalogue of optimizers."""
+        return await self._sender.send(_calls.optimizers())
+
+
+class AsyncSchedules:
+    """Learning-rate curves."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def curve(
+        self,
+        scheduler: Spec,
+        *,
+        base_lr: float | Sequence[float],
+        steps: int,
+        start: int = 0,
+        stride: int = 1,
+        max_points: int | None = None,
+        last_epoch: int = -1,
+    ) -> Curve:
+        """Return the rates of a schedule."""
+        return await self._sender.send(
+            _calls.curve(scheduler, base_lr, steps, start, stride, max_points, last_epoch)
+        )
+
+
+class AsyncSessions:
+    """Optimizer sessions."""
+
+    def __init__(self, sender: AsyncSender) -> None:
+        self._sender = sender
+
+    async def create(
+        self,
+        *,
+        optimizer: Spec,
+        params: Mapping[str, TensorLike] | None = None,
+        scheduler: Spec | None = None,
+        schedule_on: Literal["step", "epoch"] | None = None,
+        param_groups: Sequence[Mapping[str, object]] | None = None,
+        clip: Mapping[str, object] | None = None,
+        on_nonfinite: Literal["reject", "skip"] | None = None,
+        id: str | None = None,  # noqa: A002 - the name that it has on the wire
+        name: str | None = None,
+        dtype: Dtype | None = None,
+    ) -> AsyncSession:
+        """Create a session. What is left out is the server's to choose."""
+        call = _calls.create_session(
+            id,
+            params,
+            optimizer,
+            scheduler,
+            dtype,
+            schedule_on=schedule_on,
+            param_groups=param_groups,
+            clip=clip,
+            on_nonfinite=on_nonfinite,
+            name=name,
+        )
+        session = AsyncSession(self._sender, await self._sender.send(call))
+        if params is not None:
+            await session.set_params(params)
+        return session
+
+    async def resume(self, id: str) -> AsyncSession:  # noqa: A002 - the name that it has on the wire
+        """Return a session where it stands."""
+        return AsyncSession(self._sender, await self._sender.send(_calls.get_session(id)))
+
+    async def list(self, *, page_size: int = 100) -> AsyncIterator[SessionSummary]:
+        """Yield all sessions, ordered by id."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._sender.send(_calls.list_sessions(after, page_size))
+            for session in page.sessions:
+                yield session
+            after = page.next

@@ -1,0 +1,396 @@
+"""Everything that the SDK raises on its own account, one class per problem code.
+
+GradstepError
+├── ConnectionFailed              no answer came, after all retries
+├── AnswerMalformed               an answer came that no gradstep server sends
+└── ApiError                      the server answered with a problem
+    ├── BadRequest                400
+    │   └── MalformedBody         malformed-body
+    ├── InvalidRequest            422, invalid-request
+    │   ├── InvalidConfig         invalid-config
+    │   ├── InvalidTensors        invalid-tensors
+    │   └── NonFiniteGradient     non-finite-gradient
+    ├── NotFound                  404, not-found
+    │   ├── UnknownKind           unknown-kind
+    │   ├── SessionNotFound       session-not-found
+    │   └── StepNotFound          step-not-found
+    ├── MethodNotAllowed          405, method-not-allowed
+    ├── NotAcceptable             406, not-acceptable
+    ├── Conflict                  409
+    │   ├── SessionConflict       session-conflict
+    │   ├── SessionDeleted        session-deleted
+    │   ├── ParamsMissing         params-missing
+    │   ├── ParamsConflict        params-conflict
+    │   ├── EpochsNotUsed         epochs-not-used
+    │   ├── PositionMismatch      position-mismatch; `expected` is the next position
+    │   ├── StepConflict          step-conflict; `expected` likewise
+    │   └── GenerationMismatch    generation-mismatch; `generation` is the current one
+    ├── PreconditionFailed        412, precondition-failed
+    ├── BodyTooLarge              413, body-too-large
+    ├── UnsupportedMediaType      415, unsupported-media-type
+    ├── TooManyRequests           429
+    ├── Unavailable               502, 503, 504, 507
+    │   ├── StoreUnavailable      store-unavailable
+    │   ├── StorageFull           storage-full
+    │   └── MemoryExhausted       memory-exhausted
+    └── ServerError               500 and other 5xx
+        ├── InternalError         internal-error
+        └── SessionCorrupt        session-corrupt
+
+A code that this version does not know gets the class of its status.
+What the caller got wrong before anything was sent is a ValueError or TypeError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One wrong field or tensor."""
+
+    pointer: str
+    """A JSON pointer into what was sent, such as ``/grads/w/0``."""
+
+    detail: str
+    """What is wrong with it and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What the server said of a request that it refused (RFC 9457)."""
+
+    status: int
+    """The HTTP status."""
+
+    detail: str
+    """What happened and what to do, in a sentence or two."""
+
+    code: str | None = None
+    """The stable name of the problem; None where no gradstep server spoke."""
+
+    pointer: str | None = None
+    """The first wrong field or tensor."""
+
+    errors: tuple[Fault, ...] = ()
+    """Every wrong field or tensor that was found."""
+
+    request_id: str | None = None
+    """The name of the request in the server's log."""
+
+    retry_after: float | None = None
+    """The seconds after which the server asks to be tried again."""
+
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """Further members of the problem, such as ``expected``."""
+
+
+class GradstepError(Exception):
+    """The base of all errors of this package."""
+
+
+class ConnectionFailed(GradstepError):
+    """Raised when no answer came: no connection, a broken one, or a timeout.
+
+    The request may have been applied. Repeat the same call: a step that was
+    taken already is answered as replayed and not taken twice.
+    """
+
+    def __init__(self, detail: str, request_id: str) -> None:
+        super().__init__(detail, request_id)
+        self.detail = detail
+        """What was sent, how often, and how the last attempt ended."""
+        self.request_id = request_id
+        """The name of the request in the server's log, if it arrived."""
+
+    def __str__(self) -> str:
+        return f"{self.detail} (request {self.request_id})"
+
+
+class AnswerMalformed(GradstepError):
+    """Raised when an answer cannot be read, such as the page of a proxy."""
+
+
+class ApiError(GradstepError):
+    """Raised when the server refused; the base of one class per code."""
+
+    problem_code: ClassVar[str | None] = None
+    """The code that this class stands for; None for a whole status."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        """All that the server said, with `errors`, `retry_after` and `extra`."""
+
+    def __str__(self) -> str:
+        name = f"{self.status} {self.code or type(self).__name__}"
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"{name}: {self.detail}{request}"
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self.problem.status
+
+    @property
+    def code(self) -> str | None:
+        """The stable name of the problem; None where no gradstep server spoke."""
+        return self.problem.code
+
+    @property
+    def detail(self) -> str:
+        """What happened and what to do."""
+        return self.problem.detail
+
+    @property
+    def pointer(self) -> str | None:
+        """The first wrong field or tensor, as a JSON pointer."""
+        return self.problem.pointer
+
+    @property
+    def errors(self) -> tuple[Fault, ...]:
+        """Every wrong field or tensor that was found."""
+        return self.problem.errors
+
+    @property
+    def request_id(self) -> str | None:
+        """The name of the request in the server's log."""
+        return self.problem.request_id
+
+    def _whole_number(self, member: str) -> int | None:
+        value = self.problem.extra.get(member)
+        return value if isinstance(value, int) else None
+
+
+class BadRequest(ApiError):
+    """Raised when the request could not be read (400)."""
+
+
+class MalformedBody(BadRequest):
+    """Raised when the body is broken: truncated, or not what its type says."""
+
+    problem_code = "malformed-body"
+
+
+class InvalidRequest(ApiError):
+    """Raised when the content is wrong (422); `errors` names every wrong place."""
+
+    problem_code = "invalid-request"
+
+
+class InvalidConfig(InvalidRequest):
+    """Raised when a field of a session's configuration cannot be honoured."""
+
+    problem_code = "invalid-config"
+
+
+class InvalidTensors(InvalidRequest):
+    """Raised when a tensor's name, shape, dtype or encoding is wrong."""
+
+    problem_code = "invalid-tensors"
+
+
+class NonFiniteGradient(InvalidRequest):
+    """Raised when a gradient is NaN or infinite and the session rejects those."""
+
+    problem_code = "non-finite-gradient"
+
+
+class NotFound(ApiError):
+    """Raised when what was asked for does not exist (404)."""
+
+    problem_code = "not-found"
+
+
+class UnknownKind(NotFound):
+    """Raised when no scheduler or optimizer has this name."""
+
+    problem_code = "unknown-kind"
+
+
+class SessionNotFound(NotFound):
+    """Raised when no session has this id."""
+
+    problem_code = "session-not-found"
+
+
+class StepNotFound(NotFound):
+    """Raised when a step or an epoch has not been taken."""
+
+    problem_code = "step-not-found"
+
+
+class MethodNotAllowed(ApiError):
+    """Raised when a route does not know the method (405)."""
+
+    problem_code = "method-not-allowed"
+
+
+class NotAcceptable(ApiError):
+    """Raised when the server cannot answer in the wanted form (406)."""
+
+    problem_code = "not-acceptable"
+
+
+class Conflict(ApiError):
+    """Raised when the content collides with where the session stands (409)."""
+
+    @property
+    def expected(self) -> int | None:
+        """The position that the session takes next, where the position was the matter."""
+        return self._whole_number("expected")
+
+
+class SessionConflict(Conflict):
+    """Raised when the id is taken by a session created with other content."""
+
+    problem_code = "session-conflict"
+
+
+class SessionDeleted(Conflict):
+    """Raised when the id belonged to a deleted session; it is never reused."""
+
+    problem_code = "session-deleted"
+
+
+class ParamsMissing(Conflict):
+    """Raised when the session has no parameters yet."""
+
+    problem_code = "params-missing"
+
+
+class ParamsConflict(Conflict):
+    """Raised when the session holds other parameters or has moved on."""
+
+    problem_code = "params-conflict"
+
+
+class EpochsNotUsed(Conflict):
+    """Raised when an epoch is ended in a session whose schedule counts steps."""
+
+    problem_code = "epochs-not-used"
+
+
+class PositionMismatch(Conflict):
+    """Raised when the position that was sent is not the next one."""
+
+    problem_code = "position-mismatch"
+
+
+class StepConflict(Conflict):
+    """Raised when the position was taken with other content."""
+
+    problem_code = "step-conflict"
+
+
+class GenerationMismatch(Conflict):
+    """Raised when the session was rewound since this client last looked."""
+
+    problem_code = "generation-mismatch"
+
+    @property
+    def generation(self) -> int | None:
+        """The session's present generation."""
+        return self._whole_number("generation")
+
+
+class PreconditionFailed(ApiError):
+    """Raised when the session has changed since it was last read (412)."""
+
+    problem_code = "precondition-failed"
+
+
+class BodyTooLarge(ApiError):
+    """Raised when the body exceeds the server's limit (413)."""
+
+    problem_code = "body-too-large"
+
+
+class UnsupportedMediaType(ApiError):
+    """Raised when the server does not read bodies of this type (415)."""
+
+    problem_code = "unsupported-media-type"
+
+
+class TooManyRequests(ApiError):
+    """Raised when requests came too fast, after all retries (429)."""
+
+
+class Unavailable(ApiError):
+    """Raised when nothing is wrong with the request (502, 503, 504, 507)."""
+
+
+class StoreUnavailable(Unavailable):
+    """Raised when the server's store fails or cannot be reached."""
+
+    problem_code = "store-unavailable"
+
+
+class StorageFull(Unavailable):
+    """Raised when the server's store has no space left."""
+
+    problem_code = "storage-full"
+
+
+class MemoryExhausted(Unavailable):
+    """Raised when a session does not fit the server's memory."""
+
+    problem_code = "memory-exhausted"
+
+
+class ServerError(ApiError):
+    """Raised when the server failed (500 and other 5xx)."""
+
+
+class InternalError(ServerError):
+    """Raised when the server met a defect of its own; its log says which."""
+
+    problem_code = "internal-error"
+
+
+class SessionCorrupt(ServerError):
+    """Raised when what is stored does not match its digest."""
+
+    problem_code = "session-corrupt"
+
+
+def _by_code(base: type[ApiError]) -> dict[str, type[ApiError]]:
+    code = vars(base).get("problem_code")
+    found = {code: base} if code else {}
+    for sub in base.__subclasses__():
+        found |= _by_code(sub)
+    return found
+
+
+CLASS_OF_CODE = _by_code(ApiError)
+
+CLASS_OF_STATUS: Mapping[int, type[ApiError]] = {
+    400: BadRequest,
+    404: NotFound,
+    405: MethodNotAllowed,
+    406: NotAcceptable,
+    409: Conflict,
+    412: PreconditionFailed,
+    413: BodyTooLarge,
+    415: UnsupportedMediaType,
+    422: InvalidRequest,
+    429: TooManyRequests,
+    502: Unavailable,
+    503: Unavailable,
+    504: Unavailable,
+    507: Unavailable,
+}
+
+
+def error_for(problem: Problem) -> ApiError:
+    """Return the error of a problem: by its code, else by its status.
+
+    Args:
+        problem: What the server said.
+    """
+    fallback = ServerError if problem.status >= 500 else ApiError  # noqa: PLR2004 - HTTP's own
+    by_status = CLASS_OF_STATUS.get(problem.status, fallback)
+    return CLASS_OF_CODE.get(problem.code or "", by_status)(problem)

@@ -1,0 +1,280 @@
+"""What the SDK takes and gives, as plain values. Nothing here sends or parses."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.floating[Any]]
+"""A NumPy array of floating point numbers."""
+
+Params: TypeAlias = dict[str, Array]
+"""Tensors by name."""
+
+JsonObject: TypeAlias = dict[str, Any]
+"""A JSON object as Python reads it."""
+
+Spec: TypeAlias = str | Mapping[str, object]
+"""A scheduler or optimizer: ``{"type": "AdamW", "lr": 1e-3}``, or only its name."""
+
+Dtype: TypeAlias = Literal["F64", "F32", "F16", "BF16"]
+"""A dtype by its name in safetensors."""
+
+
+class TensorLike(Protocol):
+    """A NumPy array, a torch tensor, or anything else that converts itself to an array."""
+
+    def __array__(self) -> NDArray[Any]:
+        """Return the values as a NumPy array."""
+        ...
+
+
+class Unset(enum.Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
+"""Stands for an argument that was not given, where None has a meaning of its own."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """Learning rates over a window of a schedule."""
+
+    step: NDArray[np.int64]
+    """The places in the schedule; 0 is the rate of the first optimizer step."""
+
+    lr: NDArray[np.float64]
+    """The rates: ``(n,)``, or ``(groups, n)`` where there are several base rates."""
+
+    warnings: tuple[str, ...]
+    """What a user should know, such as a window that ends before the peak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """An entry of the catalogue: one scheduler or optimizer."""
+
+    type: str
+    """The name that selects it."""
+
+    summary: str
+    """One line."""
+
+    description: str
+    """What it does and when to use it."""
+
+    formula: str
+    """Its rule in LaTeX."""
+
+    torch_name: str
+    """The class in torch whose numbers it gives; empty where torch has none."""
+
+    parameters: JsonObject
+    """The JSON schema of its parameters."""
+
+    examples: tuple[JsonObject, ...]
+    """Parameters that work."""
+
+    curve: str | None
+    """The path of a picture of its first example; None for an optimizer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """The dtype and shape of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A parameter group as the server resolved it; group 0 takes what no pattern matches."""
+
+    tensors: tuple[str, ...]
+    """The names of its tensors."""
+
+    optimizer: JsonObject
+    """The optimizer with every hyperparameter that is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """A line in the list of sessions."""
+
+    id: str
+    name: str | None
+    step: int
+    optimizer: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as the server described it at one moment."""
+
+    id: str
+    name: str | None
+    step: int
+    """How many optimizer steps were taken."""
+
+    epoch: int
+    """How many epochs were ended."""
+
+    generation: int
+    """Raised whenever the session is rewound."""
+
+    seq: int
+    """The length of the session's log."""
+
+    durable_step: int
+    """The last step that survives a power loss."""
+
+    optimizer: JsonObject
+    scheduler: JsonObject | None
+    schedule_on: str
+    param_groups: tuple[JsonObject, ...]
+    """The groups as they were asked for."""
+
+    groups: tuple[Group, ...]
+    """The groups as they are, group 0 first."""
+
+    clip: JsonObject | None
+    on_nonfinite: str
+    durability: str
+    dtype: str
+    lr: tuple[float, ...]
+    """The rate that the next step will use, per group."""
+
+    tensors: Mapping[str, TensorInfo]
+    created_at: datetime
+    updated_at: datetime
+    replayed: bool
+    """Whether the request that this answers had been carried out before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a step."""
+
+    step: int
+    """The position that the step took."""
+
+    position: int
+    """Where the session stands now; beyond `step` only for a replayed one."""
+
+    replayed: bool
+    """Whether the step had been taken before, by an earlier attempt."""
+
+    applied: bool
+    """False for a step that was skipped because a gradient was not finite."""
+
+    durable_step: int
+    """The last step that survives a power loss."""
+
+    lr: tuple[float, ...]
+    """The rate that this step used, per group."""
+
+    next_lr: tuple[float, ...]
+    """The rate that the next step will use, per group."""
+
+    grad_norm: float | None
+    """The norm of all gradients before clipping; None if it is not finite."""
+
+    loss: float | None
+    """The loss that was sent along."""
+
+    clipped: bool
+    """Whether clipping changed the gradients."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReceipt:
+    """What became of the end of an epoch."""
+
+    epoch: int
+    step: int
+    replayed: bool
+    metric: float | None
+    lr: tuple[float, ...]
+    """The rate that the next step will use, per group."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class History:
+    """What was recorded of the steps, one element per step; null is NaN."""
+
+    step: NDArray[np.int64]
+    lr: NDArray[np.float64]
+    """The rates that were used, ``(groups, n)``."""
+
+    grad_norm: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    applied: NDArray[np.bool_]
+    clipped: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """All that a session knows, to be kept by the user or moved to another session."""
+
+    tensors: Params
+    """Parameters as ``params/<name>`` and slots as ``<slot>/<name>``, such as ``exp_avg/w``."""
+
+    metadata: dict[str, str]
+    """What stands beside the tensors, as the server wrote it."""
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps were taken."""
+        return int(self.metadata["step"])
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs were ended."""
+        return int(self.metadata["epoch"])
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """How often each tensor was stepped; an absent gradient is no step."""
+        counters: dict[str, int] = json.loads(self.metadata["counters"])
+        return counters
+
+    @property
+    def config(self) -> JsonObject:
+        """The session's configuration."""
+        config: JsonObject = json.loads(self.metadata["config"])
+        return config
+
+    @property
+    def params(self) -> Params:
+        """The parameters by name, in the precision in which they are stepped."""
+        return self.slot("params")
+
+    def slot(self, slot: str) -> Params:
+        """Return the tensors of one slot by parameter name.
+
+        Args:
+            slot: ``exp_avg``, ``momentum_buffer``, …; empty where there is no such slot.
+        """
+        prefix = f"{slot}/"
+        return {
+            key.removeprefix(prefix): array
+            for key, array in self.tensors.items()
+            if key.startswith(prefix)
+        }

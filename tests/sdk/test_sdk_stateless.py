@@ -1,0 +1,77 @@
+"""Curves and the catalogue through both clients and the real application."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from anyio.from_thread import BlockingPortal
+from sdk_clients import application, connections
+
+import gradstep
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[tuple[BlockingPortal, Any]]:
+    with application() as running:
+        yield running
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def client(
+    app: tuple[BlockingPortal, Any], request: pytest.FixtureRequest
+) -> Iterator[gradstep.Client]:
+    portal, transport = app
+    with connections(portal, request.param) as connect:
+        yield connect(transport)
+
+
+def test_a_curve_has_a_rate_for_every_step(client: gradstep.Client) -> None:
+    curve = client.schedules.curve({"type": "StepLR", "step_size": 2}, base_lr=0.1, steps=5)
+    assert (curve.step.dtype.name, curve.lr.dtype.name) == ("int64", "float64")
+    assert curve.step.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_allclose(curve.lr, [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-12)
+    assert curve.warnings == ()
+
+
+def test_several_base_rates_give_one_curve_each(client: gradstep.Client) -> None:
+    spec = {"type": "ExponentialLR", "gamma": 0.5}
+    curve = client.schedules.curve(spec, base_lr=[0.1, 1.0], steps=3)
+    assert curve.lr.tolist() == [[0.1, 0.05, 0.025], [1.0, 0.5, 0.25]]
+
+
+def test_a_window_of_a_curve_equals_its_part(client: gradstep.Client) -> None:
+    spec = {"type": "CosineAnnealingLR", "T_max": 50}
+    whole = client.schedules.curve(spec, base_lr=0.1, steps=60)
+    part = client.schedules.curve(spec, base_lr=0.1, steps=20, start=10, stride=5, last_epoch=9)
+    assert part.step.tolist() == [20, 25, 30, 35]
+    assert part.lr.tolist() == whole.lr[part.step].tolist()
+    assert client.schedules.curve(spec, base_lr=0.1, steps=60, max_points=7).step.size <= 7
+
+
+def test_what_is_wrong_with_a_curve_is_named(client: gradstep.Client) -> None:
+    with pytest.raises(gradstep.InvalidRequest) as caught:
+        client.schedules.curve({"type": "StepLR", "step_size": 0}, base_lr=0.1, steps=5)
+    assert caught.value.pointer == "/scheduler/step_size"
+
+
+def test_the_catalogue_describes_every_kind(client: gradstep.Client) -> None:
+    schedulers = {kind.type: kind for kind in client.schedulers()}
+    optimizers = {kind.type: kind for kind in client.optimizers()}
+    assert {"StepLR", "CosineAnnealingLR"} <= schedulers.keys()
+    assert {"SGD", "AdamW"} <= optimizers.keys()
+    step = schedulers["StepLR"]
+    assert step.torch_name.endswith("StepLR")
+    assert "step_size" in step.parameters["properties"]
+    assert step.summary in step.description
+    assert step.formula
+    assert (step.curve or "").startswith("/v1/schedules/StepLR?")
+    assert optimizers["AdamW"].curve is None
+
+
+def test_every_example_of_the_catalogue_is_a_curve(client: gradstep.Client) -> None:
+    for kind in client.schedulers():
+        for example in kind.examples:
+            assert client.schedules.curve(example, base_lr=0.1, steps=3).lr.shape == (3,), example
