@@ -1,0 +1,63 @@
+# Everything installs into .venv; a target that needs something makes it first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := service clients/python tests
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve demo test docker-test check format lint types generated openapi clean
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/service: pyproject.toml | $(VENV)/pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/everything: pyproject.toml clients/python/pyproject.toml | $(VENV)/service
+	$(BIN)/python -m pip install --quiet --editable clients/python --editable '.[test]'
+	touch $@
+
+install: $(VENV)/everything ## Install the service, the SDK and all tools
+
+serve: $(VENV)/service ## Serve on 127.0.0.1:8000, sessions kept in gradstep-data
+	$(BIN)/gradstep-server
+
+demo: $(VENV)/everything ## Train on real data through the service, and compare with torch
+	$(BIN)/python clients/python/examples/digits.py
+
+test: $(VENV)/everything ## Run all tests
+	$(BIN)/python -m pytest
+
+docker-test: $(VENV)/everything ## Build the image and run it, wherever there is a Docker engine
+	$(BIN)/python -m pytest -m docker -s tests/docker
+
+check: $(VENV)/everything lint types generated ## Format, lint, types, layers, generated files, tests
+	$(BIN)/python -m pytest
+
+format: $(VENV)/everything ## Format the code
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+lint: $(VENV)/everything
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+types: $(VENV)/everything
+	$(BIN)/mypy
+
+openapi: $(VENV)/everything ## Write clients/openapi.json anew
+	$(BIN)/gradstep-server openapi > clients/openapi.json
+
+generated: $(VENV)/everything
+	@$(BIN)/gradstep-server openapi | diff -u clients/openapi.json - \
+		|| { echo 'clients/openapi.json is stale: run `make openapi`'; exit 1; }
+
+clean: ## Remove what was made, sessions excepted
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
