@@ -1,0 +1,32 @@
+# Two stages: the first installs and compiles, the second only runs.
+FROM python:3.13-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY service service
+RUN python -m venv /opt/gradstep \
+ && /opt/gradstep/bin/pip install --no-cache-dir . \
+ && /opt/gradstep/bin/pip uninstall --yes pip \
+ && find /opt/gradstep -name tests -type d -prune -exec rm -rf {} +
+# Compile every loop now, so that the service need not when it starts.
+ENV NUMBA_CACHE_DIR=/opt/gradstep/kernels
+RUN /opt/gradstep/bin/python -c "from gradstep_server.optimizers import Compute, warm_up; warm_up(Compute(1))"
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="gradstep" \
+      org.opencontainers.image.description="Learning-rate schedules and optimizer steps as a service" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/gradstep /opt/gradstep
+# Group 0 is what `docker run --user UID` and OpenShift give to a user of any other number.
+RUN install --directory --owner=10001 --group=0 --mode=0770 /data
+ENV PATH=/opt/gradstep/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NUMBA_CACHE_DIR=/opt/gradstep/kernels \
+    GRADSTEP_HOST=0.0.0.0 \
+    GRADSTEP_STORE=sqlite:////data
+USER 10001:0
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('GRADSTEP_PORT', '8000')}/readyz\", timeout=2)"]
+ENTRYPOINT ["gradstep-server"]
