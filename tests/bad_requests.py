@@ -260,6 +260,12 @@ NUMBERS = [
         ("steps", "9007199254740992", (422, "invalid-request", "/path/n")),
         ("steps", "1.5", (422, "invalid-request", "/path/n")),
         ("steps", "abc", (422, "invalid-request", "/path/n")),
+        ("steps", "2.0", (422, "invalid-request", "/path/n")),
+        ("steps", "2%0A", (422, "invalid-request", "/path/n")),
+        ("steps", "%202", (422, "invalid-request", "/path/n")),
+        ("steps", "%2B2", (422, "invalid-request", "/path/n")),
+        ("steps", "1_0", (422, "invalid-request", "/path/n")),
+        ("steps", "%D9%A2", (422, "invalid-request", "/path/n")),
         ("steps", "3", (409, "position-mismatch", "send 2")),
         ("steps", "1", (409, "step-conflict", "send 2")),
     )

@@ -155,11 +155,42 @@ HEADERS = [
         "old If-Match",
         "PATCH",
         PATH,
-        b"{}",
+        b'{"lr": 1}',
         412,
         "precondition-failed",
         '"1-2"',
         {**JSON, "If-Match": '"1-1"'},
+    ),
+    *(
+        Bad(
+            f"{method} with If-Match: {tags}",
+            method,
+            PATH,
+            b'{"lr": 1}' if method == "PATCH" else b"",
+            412,
+            "precondition-failed",
+            '"1-2"',
+            {**JSON, "If-Match": tags},
+        )
+        for method, tags in (
+            ("PATCH", 'W/"1-2"'),
+            ("PATCH", '"another-servers"'),
+            ("PATCH", '"1-0", "1-1", W/"1-2"'),
+            ("PATCH", '"1-0" ,, "a,b",'),
+            ("DELETE", 'W/"1-2"'),
+        )
+    ),
+    *(
+        Bad(
+            f"If-Match: {tags}",
+            "PATCH",
+            PATH,
+            b'{"lr": 1}',
+            *_INVALID,
+            "if-match",
+            {**JSON, "If-Match": tags},
+        )
+        for tags in ("", "1-2", '"1-2', 'w/"1-2"', '"1-2" "1-1"', '"1-2", *')
     ),
     Bad("If-Match on DELETE", "DELETE", PATH, b"", *_INVALID, "if-match", {"If-Match": "x"}),
     Bad(
@@ -190,6 +221,15 @@ HEADERS = [
         415,
         "unsupported-media-type",
         "safetensors",
+    ),
+    *(
+        Bad(f"{path} as {accept}", "GET", f"{PATH}/{path}", b"", 406, "not-acceptable", says, sent)
+        for path, accept, says in (
+            ("state", "application/json", "safetensors alone"),
+            ("state", "*/*, application/vnd.safetensors;q=0", "safetensors alone"),
+            ("params", "application/json;q=0", "writes application/json"),
+        )
+        for sent in ({"Accept": accept},)
     ),
     Bad(
         "params as HTML",
@@ -236,6 +276,19 @@ ADDRESSES = [
         ("GET", f"{PATH}/schedule?start=9007199254740991", *_INVALID, "/query/steps"),
         ("GET", f"{PATH}/schedule?max_points=1", *_INVALID, "/query/max_points"),
         ("GET", "/v1/sessions?limit=1001", *_INVALID, "/query/limit"),
+        ("GET", "/v1/sessions?prefix=a", *_INVALID, "/query/prefix"),
+        ("GET", f"{PATH}?verbose=1", *_INVALID, "/query/verbose"),
+        ("GET", f"{PATH}/params?step=1", *_INVALID, "/query/step"),
+        ("GET", f"{PATH}/state?step=1", *_INVALID, "/query/step"),
+        ("GET", f"{PATH}/history?limits=1", *_INVALID, "there are after, format, limit"),
+        ("GET", f"{PATH}/schedule?step=1&stop=2", *_INVALID, "(and 1 more)"),
+        ("GET", f"{PATH}/steps/1?a/b~=1", *_INVALID, "/query/a~1b~0"),
+        ("POST", f"{PATH}/steps?retrun=receipt", *_INVALID, "/query/retrun"),
+        ("PUT", f"{EPOCHS}/epochs/1?metric=1", *_INVALID, "/query/metric"),
+        ("PUT", f"{EMPTY}/params?dtype=F64", *_INVALID, "/query/dtype"),
+        ("PUT", f"{EMPTY}/state?step=1", *_INVALID, "/query/step"),
+        ("PUT", "/v1/sessions/new?name=n", *_INVALID, "/query/name"),
+        ("DELETE", f"{PATH}?force=true", *_INVALID, "/query/force"),
     )
 ]
 LARGE = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,11 @@ class Service:
         self.app = app
         self._portal = portal
         self._client = client
+
+    @property
+    def loop_thread(self) -> threading.Thread:
+        """The thread in which the event loop runs."""
+        return self._portal.call(threading.current_thread)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request, with the options of httpx, and wait for the answer."""

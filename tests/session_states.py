@@ -14,9 +14,10 @@ from gradstep_server.sessions import stepping
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import content_digest
 from gradstep_server.sessions.journal import Planned, sealed_entry
+from gradstep_server.sessions.snapshots import empty_state, fill_in, proven
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked, StepRecord
-from gradstep_server.sessions.store import Entry
+from gradstep_server.sessions.store import Body, Entry, Snapshot
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 from gradstep_server.sessions.transfer import StateFile
 from gradstep_server.sessions.transitions import INIT, STEP, advance
@@ -98,3 +99,12 @@ def frozen(state: State) -> tuple[dict[str, Any], dict[str, tuple[str, tuple[int
 def damaged(entry: Entry, **fields: Any) -> Entry:
     """Return the entry with other fields under the same seal."""
     return replace(entry, **fields)
+
+
+def restored(snapshot: Snapshot, parts: Body) -> State:
+    """Return what a snapshot holds, as a session that is loaded does."""
+    body = memoryview(b"".join(parts))
+    facts = proven(snapshot, body)
+    state = empty_state(snapshot.seq, facts)
+    fill_in(state, facts, body)
+    return state

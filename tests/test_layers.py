@@ -21,13 +21,14 @@ ROOTS = frozenset({"app", "cli", "serving"})
 LAYERS: Mapping[str, frozenset[str]] = {
     "__init__": frozenset(),
     "kinds": frozenset(),
+    "errors": frozenset(),
     "settings": frozenset(),
     "backprop": frozenset(),
     "schedulers": frozenset({"kinds"}),
     "optimizers": frozenset({"kinds"}),
-    "sessions": frozenset({"kinds", "schedulers", "optimizers"}),
+    "sessions": frozenset({"errors", "kinds", "schedulers", "optimizers"}),
     "stores": frozenset({"sessions"}),
-    "web": frozenset({"kinds", "schedulers", "optimizers", "backprop", "sessions"}),
+    "web": frozenset({"errors", "kinds", "schedulers", "optimizers", "backprop", "sessions"}),
 }
 """What each layer may import of the project, beside itself and the version."""
 

@@ -6,13 +6,12 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 
 from gradstep_server import __version__
 from gradstep_server.optimizers import Compute, warm_up
-from gradstep_server.sessions.errors import GradstepError
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Store
@@ -26,6 +25,7 @@ from gradstep_server.web import (
     docs,
     history,
     openapi,
+    params,
     problems,
     service,
     sessions,
@@ -63,18 +63,15 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await store.open()
-        await asyncio.to_thread(warm_up, compute)
-        expiry = asyncio.create_task(_expire(kept, settings.session_ttl))
-        try:
+        async with AsyncExitStack() as closing:
+            closing.callback(compute.close)
+            await store.open()
+            closing.push_async_callback(store.close)
+            closing.push_async_callback(kept.close)
+            await asyncio.to_thread(warm_up, compute)
+            expiry = asyncio.create_task(_expire(kept, settings.session_ttl))
+            closing.push_async_callback(_end, expiry)
             yield
-        finally:
-            expiry.cancel()
-            with suppress(asyncio.CancelledError):
-                await expiry
-            await kept.close()
-            await store.close()
-            compute.close()
 
     app = FastAPI(
         title="gradstep",
@@ -92,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         backprop.router,
         sessions.router,
         steps.router,
+        params.router,
         history.router,
         service.router(store.check),
         docs.router,
@@ -105,6 +103,12 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 async def _expire(kept: Sessions, ttl: float | None) -> None:
     """Delete idle sessions from time to time, if they are to be deleted at all."""
     while ttl is not None:
@@ -112,6 +116,6 @@ async def _expire(kept: Sessions, ttl: float | None) -> None:
             if expired := await kept.expire(ttl):
                 _log.info("%d sessions were idle for %g s and are deleted", expired, ttl)
                 continue
-        except GradstepError as error:
-            _log.warning("idle sessions could not be deleted: %s", error)
+        except Exception:  # noqa: BLE001 - the next search may succeed, whatever this one met
+            _log.exception("idle sessions could not be deleted")
         await asyncio.sleep(min(_EXPIRY_INTERVAL, ttl))

@@ -149,7 +149,7 @@ def _complain(message: str) -> None:
 
 
 def _serve(flags: Flags) -> NoReturn:
-    from gradstep_server.serving import CannotServe, run  # noqa: PLC0415 - likewise
+    from gradstep_server.serving import CannotServe, run  # noqa: PLC0415 - the kernels behind it load slowly
 
     given = _given(flags)
     settings = _load(given)

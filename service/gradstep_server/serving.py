@@ -15,12 +15,13 @@ from uvicorn.supervisors import Multiprocess
 
 from gradstep_server import __version__
 from gradstep_server.app import create_app, make_store
-from gradstep_server.sessions.errors import GradstepError
+from gradstep_server.errors import GradstepError
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 
-GRACE = 10
-"""Seconds that requests in flight have to end when the service is told to stop."""
+GRACE = 8
+"""Seconds that requests in flight have to end when the service is told to stop: with
+what follows, the process is gone within 10."""
 
 _BACKLOG = 2048
 
@@ -95,23 +96,27 @@ def _size(size: ByteSize) -> str:
 
 
 def _checked_store(settings: Settings) -> Store:
-    """Open the store once and close it: what is wrong with it is said here, in one sentence."""
+    """Open the store once and close it: what is wrong with it is said here, in one sentence.
+
+    It is opened alone, even if workers are to share it, so that what crashed
+    writers left is swept while no one writes.
+    """
 
     async def open_and_close(store: Store) -> None:
         await store.open()
         await store.close()
 
     try:
-        store = make_store(settings)
+        alone = make_store(settings.model_copy(update={"workers": 1}))
     except ValueError as error:
         raise CannotServe(f"--store: {error}", exit_code=2) from error
     try:
-        asyncio.run(open_and_close(store))
+        asyncio.run(open_and_close(alone))
     except GradstepError as error:
         raise CannotServe(error.detail) from error
     except OSError as error:
         raise CannotServe(f"cannot open {settings.store}: {error.strerror or error}") from error
-    return store
+    return make_store(settings)
 
 
 def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401 - an app, or the name of its factory

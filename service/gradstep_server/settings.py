@@ -1,7 +1,6 @@
 """Every setting of the service: a field here, a ``GRADSTEP_*`` variable, a flag of the CLI.
 
-The field's docstring is its description everywhere. Nothing else in the project
-reads the environment.
+The field's docstring is its description everywhere.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -125,3 +126,17 @@ def test_an_escaped_slash_reaches_no_other_session(target: Server) -> None:
         answer = httpx.get(f"{target.url}/v1/sessions/{escaped}", follow_redirects=False)
         assert answer.status_code in {307, 404, 405, 422}
     assert _unchanged(target)
+
+
+def test_announcing_much_costs_the_server_nothing(tmp_path: Path) -> None:
+    with server(tmp_path / "data") as target:
+        session = {"optimizer": SGD, "params": {"w": [1.0, 2.0]}}
+        assert httpx.put(f"{target.url}/v1/sessions/s", json=session).status_code == 201
+        before = target.process.memory_info().rss
+        liars = [_connect(target) for _ in range(10)]
+        for liar in liars:
+            liar.sendall(_head(f"Content-Length: {2**30}") + b"lies")
+        assert httpx.get(f"{target.url}/livez", timeout=5).status_code == 200
+        assert target.process.memory_info().rss - before < 64 * 2**20
+        for liar in liars:
+            liar.close()

@@ -39,7 +39,7 @@ def answer(value: object, **headers: str) -> Answer:
 
 
 def test_a_receipt_is_read_whatever_stands_beside_it() -> None:
-    receipt = _answers.receipt(Fields(RECEIPT))
+    receipt = _answers.receipt_of(Fields(RECEIPT))
     assert receipt == gradstep.Receipt(
         step=3,
         position=4,
@@ -67,13 +67,13 @@ def test_a_receipt_is_read_whatever_stands_beside_it() -> None:
 )
 def test_a_member_of_another_type_is_named(change: dict[str, Any], what: str) -> None:
     with pytest.raises(gradstep.AnswerMalformed, match=what):
-        _answers.receipt(Fields(RECEIPT | change))
+        _answers.receipt_of(Fields(RECEIPT | change))
 
 
 def test_a_missing_member_is_named() -> None:
     rest = {name: value for name, value in RECEIPT.items() if name != "grad_norm"}
     with pytest.raises(gradstep.AnswerMalformed, match="the answer lacks 'grad_norm'"):
-        _answers.receipt(Fields(rest))
+        _answers.receipt_of(Fields(rest))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\xff\xfe", b"[]", b"3"])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import gradstep
-from gradstep import _core, _requests, _retry
+from gradstep import _calls, _core, _retry
 from gradstep._core import BLOCK, SMALL, Answer, Attempts, Body, Call, Inbox, Request
 from gradstep._senders import base_url
 
@@ -168,6 +168,13 @@ def test_a_redirect_is_no_success() -> None:
         Call(Request("GET", "/v1/x"), lambda _: None).finish(answer(307))
 
 
+def test_a_call_passes_its_result_on() -> None:
+    call = Call(Request("GET", "/v1/x"), lambda answer: len(answer.body)).then(str)
+    assert call.finish(answer(200, b"abc")) == "3"
+    with pytest.raises(gradstep.Unavailable):
+        call.finish(answer(503))
+
+
 def test_waits_double_under_their_bound_until_retries_are_used_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -233,9 +240,15 @@ def test_retry_after_is_read_as_seconds_or_as_a_date() -> None:
 
 
 def test_a_step_says_all_but_the_gradients_beside_them() -> None:
-    request = _requests.step(
-        "s1", 7, 3, {"w": np.zeros(2, np.float32)}, np.float32(0.1), [0.1, 1e-17], _core.SAFETENSORS
-    )
+    request = _calls.step(
+        "s1",
+        7,
+        {"w": np.zeros(2, np.float32)},
+        generation=3,
+        loss=np.float32(0.1),
+        lr=[0.1, 1e-17],
+        want_params=True,
+    ).request
     assert (request.method, request.path) == ("PUT", "/v1/sessions/s1/steps/7")
     assert request.query == {
         "return": "params",
@@ -249,7 +262,9 @@ def test_a_step_says_all_but_the_gradients_beside_them() -> None:
 
 
 def test_a_configuration_says_only_what_was_given() -> None:
-    request = _requests.create_session("s1", None, "AdamW", None, None, {"clip": None, "name": "n"})
+    request = _calls.create_session(
+        "s1", params=None, optimizer="AdamW", scheduler=None, dtype=None, clip=None, name="n"
+    ).request
     assert request.body is not None
     assert json.loads(bytes(request.body.pieces[0])) == {
         "optimizer": {"type": "AdamW"},
@@ -258,9 +273,9 @@ def test_a_configuration_says_only_what_was_given() -> None:
 
 
 def test_a_patch_tells_none_from_nothing() -> None:
-    request = _requests.patch(
-        "s1", 1, '"1-2"', None, {"lr": gradstep.UNSET, "clip": None, "name": "n"}
-    )
+    request = _calls.patch(
+        "s1", generation=1, etag='"1-2"', scheduler=None, lr=gradstep.UNSET, clip=None, name="n"
+    ).request
     assert request.body is not None
     assert json.loads(bytes(request.body.pieces[0])) == {
         "scheduler": None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import gradstep
+import gradstep_server.errors as base_errors
 import gradstep_server.sessions.errors as session_errors
 import gradstep_server.web.errors as web_errors
 from gradstep import _errors
@@ -25,12 +26,16 @@ CLASSES = [
 
 
 def codes_of_the_server() -> set[str]:
-    classes = [*vars(session_errors).values(), *vars(web_errors).values()]
+    classes = [
+        *vars(base_errors).values(),
+        *vars(session_errors).values(),
+        *vars(web_errors).values(),
+    ]
     named = {
         str(vars(value)["code"])
         for value in classes
         if isinstance(value, type)
-        and issubclass(value, session_errors.GradstepError)
+        and issubclass(value, base_errors.GradstepError)
         and "code" in vars(value)
     }
     return named | {code for code, _ in problems._FRAMEWORK_CODES.values()}

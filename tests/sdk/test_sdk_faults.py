@@ -34,6 +34,8 @@ class Lossy(httpx.AsyncBaseTransport):
         if loss.isdecimal():
             return httpx.Response(int(loss), headers={"Retry-After": "0"})
         response = await self._transport.handle_async_request(request)
+        if loss == "version":
+            del response.headers["etag"]
         if loss == "answer":
             raise httpx.ReadTimeout("lost on the way back", request=request)
         if loss == "half":
@@ -136,7 +138,6 @@ def test_epochs_and_changes_are_replayed(client: gradstep.Client, network: Lossy
     session = client.sessions.create(optimizer="SGD", params=PARAMS, schedule_on="epoch")
     network.losses = ["answer"]
     assert session.end_epoch(0.5).replayed
-    session.refresh()
     network.losses = ["answer"]
     info = session.patch(lr=0.5)
     assert (info.replayed, info.lr, info.seq) == (True, (0.5,), 3)
@@ -203,12 +204,31 @@ def test_a_post_is_never_repeated(client: gradstep.Client, network: Lossy) -> No
 def test_writes_are_fenced_by_the_generation_and_the_version(
     client: gradstep.Client, network: Lossy
 ) -> None:
-    session = client.sessions.create(optimizer="SGD", params=PARAMS)
+    session = client.sessions.create(optimizer="SGD", params=PARAMS, schedule_on="epoch")
     session.step(GRADS)
+    session.end_epoch()
     session.patch(lr=0.5)
     session.delete()
     for request in network.seen[1:]:
-        if request.method != "GET":
-            assert request.headers["gradstep-generation"] == "1", request.method
+        assert request.headers["gradstep-generation"] == "1", request.method
+    assert [request.method for request in network.seen[2:]] == ["PUT", "PUT", "PATCH", "DELETE"]
     patch, delete = network.seen[-2:]
-    assert (patch.headers["if-match"], delete.headers["if-match"]) == ('"1-2"', '"1-3"')
+    assert (patch.headers["if-match"], delete.headers["if-match"]) == ('"1-3"', '"1-4"')
+
+
+def test_a_version_that_was_lost_on_the_way_is_asked_for(
+    client: gradstep.Client, network: Lossy
+) -> None:
+    session = client.sessions.create(optimizer="SGD", params=PARAMS)
+    network.losses = ["version"]
+    session.step(GRADS)
+    assert session.patch(lr=0.5).lr == (0.5,)
+    assert [request.method for request in network.seen[2:]] == ["PUT", "GET", "PATCH"]
+    assert network.seen[-1].headers["if-match"] == '"1-2"'
+
+
+def test_a_deletion_may_be_made_again(client: gradstep.Client, network: Lossy) -> None:
+    session = client.sessions.create(optimizer="SGD", params=PARAMS)
+    session.delete()
+    session.delete()
+    assert [request.method for request in network.seen[2:]] == ["DELETE", "DELETE"]

@@ -278,6 +278,19 @@ def test_epochs_move_a_schedule_that_counts_them(client: gradstep.Client) -> Non
         client.sessions.create(optimizer=ADAMW, params=weights()).end_epoch()
 
 
+def test_a_patch_behind_an_epoch_crosses_no_other_writers(client: gradstep.Client) -> None:
+    session = client.sessions.create(
+        optimizer=ADAMW, params=weights(), scheduler="ConstantLR", schedule_on="epoch"
+    )
+    session.end_epoch()
+    other = client.sessions.resume(session.id)
+    other.patch(name="the other's")
+    with pytest.raises(gradstep.PreconditionFailed):
+        session.patch(name="mine")
+    other.end_epoch()
+    assert other.patch(name="still the other's").name == "still the other's"
+
+
 def test_a_patch_changes_what_it_names_and_nothing_else(client: gradstep.Client) -> None:
     session = client.sessions.create(
         optimizer=ADAMW,

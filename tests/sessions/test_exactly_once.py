@@ -330,3 +330,13 @@ async def test_a_session_that_is_being_stepped_does_not_expire() -> None:
     assert await sessions.expire(-3600) == 1
     with pytest.raises(SessionNotFound):
         await step(sessions, 2)
+
+
+async def test_a_state_whose_schedule_would_begin_behind_it_is_refused() -> None:
+    sessions = opened(SlowStore())
+    await sessions.create(REF, config({"type": "SGD"}, scheduler={"type": "LinearLR"}), None)
+    file = StateFile(packed_all({"params/w": [1.0]}), step=0, epoch=50, origin=40)
+    with pytest.raises(InvalidTensors) as refusal:
+        await sessions.set_state(REF, file, generation=None)
+    assert [fault.pointer for fault in refusal.value.faults] == ["/__metadata__/origin"]
+    assert (await sessions.view(REF)).seq == 0

@@ -6,11 +6,14 @@ import asyncio
 
 import numpy as np
 import pytest
-from session_runs import ADAM, opened
-from session_states import packed, packed_all
+from session_runs import ADAM, SlowStore, opened
+from session_states import config, packed, packed_all
 
+from gradstep_server.sessions.config import ConfigPatch
 from gradstep_server.sessions.errors import MemoryExhausted, SessionNotFound
+from gradstep_server.sessions.receipts import View
 from gradstep_server.sessions.service import Sessions
+from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.stores.memory import MemoryStore
 
@@ -116,3 +119,44 @@ async def test_a_deleted_session_frees_its_memory() -> None:
     await sessions.delete(ref("c"), version=None)
     await sessions.create(ref("d"), ADAM, PARAMS)
     assert hot(sessions) == ["a", "b", "d"]
+
+
+async def test_what_can_never_fit_evicts_nothing() -> None:
+    sessions = await three(3 * SIZE)
+    with pytest.raises(MemoryExhausted):
+        await sessions.create(ref("d"), ADAM, packed_all({"w": np.zeros(400)}))
+    assert hot(sessions) == ["a", "b", "c"]
+
+
+async def test_of_two_that_are_filled_at_once_one_is_refused_and_nothing_goes_uncounted() -> None:
+    sessions = opened(SlowStore(), SIZE)
+    for name in ("a", "b"):
+        await sessions.create(ref(name), ADAM, None)
+    filling = (sessions.set_params(ref(name), PARAMS, generation=None) for name in ("a", "b"))
+    answers = await asyncio.gather(*filling, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [View, MemoryExhausted]
+    assert {hot.ref[1]: hot.nbytes for hot in sessions._hot._all.values()} == {"a": SIZE, "b": 0}
+    assert (await sessions.view(ref("b"))).seq == 0
+
+
+async def test_a_patch_that_takes_a_slot_is_counted() -> None:
+    sessions = opened(MemoryStore(), SIZE)
+    await sessions.create(ref("a"), config({"type": "SGD"}), packed_all({"w": np.zeros(200)}))
+    bigger = ConfigPatch.model_validate({"optimizer": {"momentum": 0.9}})
+    with pytest.raises(MemoryExhausted):
+        await sessions.patch(ref("a"), bigger, generation=None, version=None)
+    assert (await sessions.view(ref("a"))).seq == 1
+
+
+async def test_a_session_that_is_too_large_is_refused_before_it_is_rebuilt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    await opened(store, SIZE).create(ref("a"), ADAM, PARAMS)
+
+    def fill(*_: object) -> None:
+        raise AssertionError("its arrays were made")
+
+    monkeypatch.setattr(State, "fill", fill)
+    with pytest.raises(MemoryExhausted):
+        await opened(store, SIZE - 1).view(ref("a"))

@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_runs import PARAMS, REF, held, live, opened
-from session_states import COMPUTE, config, frozen, packed_all
+from session_states import COMPUTE, config, frozen, packed_all, restored
 
+from gradstep_server.errors import GradstepError
 from gradstep_server.sessions.config import ConfigPatch, SessionConfig
-from gradstep_server.sessions.digests import body, canonical, index
-from gradstep_server.sessions.errors import GradstepError, SessionCorrupt
-from gradstep_server.sessions.hot import created_config, restored
+from gradstep_server.sessions.errors import SessionCorrupt
+from gradstep_server.sessions.headers import config_of
 from gradstep_server.sessions.service import Sessions
+from gradstep_server.sessions.snapshots import snapshot_of
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.sessions.store import Entry
@@ -98,13 +99,12 @@ async def lived(settings: SessionConfig, program: list[tuple[str, Any]]) -> tupl
     header = await store.load(*REF)
     assert header is not None
     log = [(entry, bytes(data)) async for entry, data in store.replay(header.key, 0)]
-    return made, log, State.new(created_config(header), header.created_at)
+    return made, log, State.new(config_of(header), header.created_at)
 
 
 def through_a_snapshot(state: State) -> State:
-    facts, tensors = state.dump()
-    record = canonical({**facts, "tensors": index(tensors)})
-    return restored(state.seq, record, memoryview(b"".join(body(tensors))))
+    snapshot, parts = snapshot_of(state)
+    return restored(snapshot, parts)
 
 
 @settings(derandomize=True, deadline=None, max_examples=120)

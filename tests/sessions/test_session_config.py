@@ -176,7 +176,7 @@ def test_a_patch_changes_what_was_sent_and_nothing_else() -> None:
 
 def test_a_patch_of_null_ends_what_may_be_null() -> None:
     old = config(ADAM, name="old", clip={"type": "norm", "max_norm": 1})
-    patch = ConfigPatch.model_validate({"clip": None, "name": None, "lr": None, "optimizer": None})
+    patch = ConfigPatch.model_validate({"clip": None, "name": None})
     assert patched(old, patch, stepped=True) == config(ADAM)
     assert old.clip == ClipNorm(type="norm", max_norm=1)
 
@@ -222,3 +222,19 @@ def test_too_many_patterns_are_refused_before_any_is_tried() -> None:
     with pytest.raises(ValidationError, match="at most 256 patterns") as refusal:
         config({"type": "SGD", "lr": 0.1}, param_groups=groups)
     assert [error["loc"] for error in refusal.value.errors()] == [("param_groups",)]
+
+
+@pytest.mark.parametrize("sent", [{}, {"lr": None}, {"optimizer": None}, {"on_nonfinite": None}])
+def test_a_patch_that_changes_nothing_is_refused(sent: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ConfigPatch.model_validate(sent)
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\nb", "\x7f", "\ufffe"])
+def test_a_name_holds_no_control_characters(name: str) -> None:
+    with pytest.raises(ValidationError):
+        config(ADAM, name=name)
+
+
+def test_a_name_is_any_other_text() -> None:
+    assert config(ADAM, name="数字 <é> 🙂").name == "数字 <é> 🙂"

@@ -11,15 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_states import COMPUTE, config, frozen, packed, packed_all, started, take, values
 
+from gradstep_server.errors import GradstepError, InvalidRequest
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import stepping
-from gradstep_server.sessions.errors import (
-    GradstepError,
-    InvalidRequest,
-    InvalidTensors,
-    NonFiniteGradient,
-    ParamsMissing,
-)
+from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked, Coefficients, StepRecord
 from gradstep_server.sessions.tensors import DType, Tensor

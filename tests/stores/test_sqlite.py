@@ -51,8 +51,8 @@ def test_a_url_names_the_directory(directory: str) -> None:
     store = open_store(f"sqlite:///{directory}", shared=True)
 
     assert isinstance(store, SqliteStore)
-    assert store._path == Path(directory)
-    assert store.url == f"sqlite:///{directory}"
+    assert store._path == Path.cwd() / directory
+    assert store.url == f"sqlite:///{Path.cwd() / directory}"
     assert store.shared
     assert isinstance(open_store("memory://"), MemoryStore)
 

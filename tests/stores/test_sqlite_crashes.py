@@ -25,11 +25,7 @@ from store_logs import (
     started,
 )
 
-from gradstep_server.sessions.errors import (
-    SequenceTaken,
-    SessionCorrupt,
-    StoreUnavailable,
-)
+from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt, StoreUnavailable
 from gradstep_server.stores.sqlite import bodies
 from gradstep_server.stores.sqlite.catalogue import Catalogue
 from gradstep_server.stores.sqlite.logs import OpenLogs

@@ -85,6 +85,21 @@ def test_its_refusal_is_declared(service: Service, bad: Bad) -> None:
     assert f"`{bad.code}`" in declared["description"]
 
 
+STYLE = re.compile(r"""(?:[a-z0-9"'/]|[A-Z][a-z]+-[A-Z]).*[^.]""", re.DOTALL)
+"""A clause: it begins in lowercase, or with a pointer, a quotation or a header's name, and
+ends without a full stop."""
+
+
+@pytest.mark.parametrize("bad", ROWS, ids=lambda bad: bad.name)
+def test_its_refusal_is_a_clause(service: Service, bad: Bad) -> None:
+    response = service.request(bad.method, bad.path, content=bad.body, headers=bad.headers)
+    problem = Problem.model_validate(response.json())
+    details = [problem.detail]
+    if bad.code != "invalid-config":  # some of those repeat pydantic's own sentences
+        details += [wrong.detail for wrong in problem.errors or ()]
+    assert [detail for detail in details if not STYLE.fullmatch(detail)] == []
+
+
 def _operation(service: Service, bad: Bad) -> dict[str, Any]:
     path = bad.path.partition("?")[0]
     [operations] = [

@@ -9,8 +9,8 @@ import pytest
 from starlette.datastructures import QueryParams
 from stateless_app import schedule
 
+from gradstep_server.errors import InvalidRequest
 from gradstep_server.schedulers import SCHEDULERS
-from gradstep_server.sessions.errors import InvalidRequest
 from gradstep_server.web.curve_query import from_query
 from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.errors import UnknownKind

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import Any
 
@@ -207,6 +209,29 @@ def test_a_preview_comes_in_every_format(
     assert answer.headers["Content-Type"] == media
     assert answer.text.startswith(begins)
     assert form != "svg" or "the digits" in answer.text
+
+
+@pytest.mark.parametrize("name", ["</title><script>&amp;", "]]><!--", "'\"&#0;"])
+def test_a_name_is_text_in_the_picture(service: Service, name: str) -> None:
+    path = _session(service, name=name)
+    picture = service.get(f"{path}/schedule", params={"format": "svg"}).content
+    drawn = list(ET.fromstring(picture).iter())  # noqa: S314 - our own output
+    texts = [element.text for element in drawn if element.tag.endswith(("title", "text"))]
+    assert texts.count(name) == 2
+    assert not [element for element in drawn if element.tag.endswith("script")]
+
+
+def test_no_name_stands_in_a_table(service: Service) -> None:
+    """A spreadsheet runs a cell that begins with a sign of equality."""
+    formula = "=1+1"
+    groups = [{"match": [formula], "lr": 0.01}]
+    path = service.session("a", name=formula, params={formula: [1.0]}, param_groups=groups)
+    service.put(f"{path}/steps/1", json={"grads": {formula: [1]}})
+    for table in ("history", "schedule"):
+        text = service.get(f"{path}/{table}", params={"format": "csv"}).text
+        header, *rows = [line.split(",") for line in text.splitlines()]
+        assert header[:3] == ["step", "lr_0", "lr_1"]
+        assert all(re.fullmatch(r"[0-9.e+-]*|true|false", cell) for row in rows for cell in row)
 
 
 def test_a_preview_says_nothing_of_the_session(service: Service) -> None:

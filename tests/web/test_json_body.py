@@ -9,7 +9,7 @@ from stateless_app import JSON, chunked, client, stateless_app
 
 from gradstep_server.web import json_body
 from gradstep_server.web.errors import MalformedBody
-from gradstep_server.web.json_body import StrictJsonRoute
+from gradstep_server.web.strict_route import StrictRoute
 
 
 class Thing(BaseModel):
@@ -17,11 +17,11 @@ class Thing(BaseModel):
     inner: list[int] = []
 
 
-class ShortRoute(StrictJsonRoute):
+class ShortRoute(StrictRoute):
     json_limit = 20
 
 
-def _router(route_class: type[StrictJsonRoute]) -> APIRouter:
+def _router(route_class: type[StrictRoute]) -> APIRouter:
     routes = APIRouter(route_class=route_class)
 
     @routes.post("/thing")
@@ -35,7 +35,7 @@ def _router(route_class: type[StrictJsonRoute]) -> APIRouter:
     return routes
 
 
-HTTP = client(stateless_app(_router(StrictJsonRoute)))
+HTTP = client(stateless_app(_router(StrictRoute)))
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "Application/JSON; charset=utf-8"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stateless_app import schedule
 
-from gradstep_server.schedulers import Curve, window
+from gradstep_server.schedulers import SCHEDULERS, Curve, window
 from gradstep_server.web.picture import jumps, picture
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -108,3 +108,10 @@ def test_only_a_change_steeper_than_both_its_neighbours_is_a_jump() -> None:
 def test_a_jump_is_found_where_points_are_far_apart() -> None:
     t = np.array([0, 400, 499, 500, 900])
     assert jumps(t, np.array([1.0, 1.0, 1.0, 0.1, 0.1])) == [False, False, True, False]
+
+
+def test_a_long_title_is_cut() -> None:
+    curve = Curve(SCHEDULERS["StepLR"].model_validate({"step_size": 3}), (0.1,), range(10))
+    title = next(text for text in _texts(_draw(curve, title="x" * 200)) if text.startswith("x"))
+    assert len(title) <= 70
+    assert title.endswith("…")

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
 
+from gradstep_server.errors import Fault
 from gradstep_server.schedulers import SCHEDULERS, Scheduler
-from gradstep_server.sessions.errors import Fault
 from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.pointers import MAX_FAULTS, faults, request_faults
 
@@ -107,7 +107,7 @@ def test_a_long_value_is_not_repeated() -> None:
         ({"scheduler": STEP}, "this field is required"),
         ({"base_lr": 1, "scheduler": {}}, "it says which kind is meant"),
         ({"base_lr": 1, "scheduler": {"type": "Step"}}, "use one of 'StepLR', "),
-        ({"base_lr": 1, "scheduler": 3}, "Input should be an object, got 3"),
+        ({"base_lr": 1, "scheduler": 3}, "input should be an object, got 3"),
     ],
 )
 def test_a_sentence_says_what_would_be_right(data: dict[str, Any], detail: str) -> None:
@@ -118,16 +118,16 @@ def test_a_sentence_says_what_would_be_right(data: dict[str, Any], detail: str) 
 def test_an_array_is_asked_for_by_its_json_name() -> None:
     many = {"type": "MultiStepLR", "milestones": 3}
     (fault,) = _faults(CURVE, {"scheduler": many, "base_lr": 1})
-    assert fault == Fault("/scheduler/milestones", "Input should be an array, got 3")
+    assert fault == Fault("/scheduler/milestones", "input should be an array, got 3")
 
 
 def test_values_outside_the_body_say_where_they_came_from() -> None:
     errors: list[dict[str, Any]] = [
-        {"type": "int_parsing", "loc": ("query", "limit"), "msg": "Not a number", "input": "x"},
+        {"type": "int_parsing", "loc": ("query", "limit"), "msg": "Not a number.", "input": "x"},
         {"type": "missing", "loc": ("body",), "msg": "Field required", "input": None},
     ]
     query, body = request_faults(errors, None)
-    assert query == Fault("/query/limit", "Not a number, got 'x'")
+    assert query == Fault("/query/limit", "not a number, got 'x'")
     assert body == Fault("", "a JSON body is required, and none was sent")
 
 

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from fastapi import APIRouter, HTTPException
 from httpx import Response
+from session_app import running
 from starlette.responses import StreamingResponse
 from stateless_app import JSON, client, stateless_app
 
+from gradstep_server.errors import Fault, GradstepError, InvalidRequest
 from gradstep_server.sessions import errors
-from gradstep_server.sessions.errors import Fault, GradstepError, InvalidRequest
 from gradstep_server.web import errors as web_errors
 from gradstep_server.web import problems
 from gradstep_server.web.problems import Problem
@@ -24,6 +25,7 @@ RAISED: dict[str, GradstepError | HTTPException | Exception] = {
     "corrupt": errors.SessionCorrupt("entry 3 does not match its digest"),
     "position": errors.PositionMismatch("send 7 next", expected=7),
     "faults": InvalidRequest(Fault("/grads/w", "has shape (2,)"), Fault("/grads/v", "is unknown")),
+    "bad": HTTPException(400, "There was an error parsing the body."),
     "teapot": HTTPException(418, "short and stout"),
     "defect": KeyError("a secret"),
 }
@@ -132,10 +134,23 @@ def test_a_method_that_is_not_allowed_says_which_are() -> None:
     assert "allowed: GET" in response.json()["detail"]
 
 
+def test_what_is_allowed_counts_all_routes_of_an_address() -> None:
+    with running() as service:
+        refused = service.request("POST", "/v1/sessions/a")
+    assert refused.headers["Allow"] == "DELETE, GET, PATCH, PUT"
+
+
 def test_other_http_errors_keep_their_status_and_sentence() -> None:
     response = _fail("teapot")
     assert response.status_code == 418
     assert response.json()["detail"] == "short and stout"
+
+
+def test_a_bad_request_of_the_framework_is_a_malformed_body() -> None:
+    problem = _fail("bad").json()
+    assert (problem["status"], problem["code"]) == (400, "malformed-body")
+    assert problem["title"] == web_errors.MalformedBody.title
+    assert problem["detail"] == "there was an error parsing the body"
 
 
 def test_extras_stand_at_the_top_level() -> None:

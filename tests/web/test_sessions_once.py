@@ -245,6 +245,38 @@ def test_a_patch_of_an_old_version_is_refused_and_says_which_is_current(service:
     assert service.get(path).json()["optimizer"]["lr"] == 0.5
 
 
+@pytest.mark.parametrize("tags", ['"1-0", "1-1"', '"1-1" , "1-7"', 'W/"1-0",,"x,y", "1-1",'])
+def test_a_list_of_versions_needs_to_hold_the_current_one(service: Service, tags: str) -> None:
+    path = service.session("a", **CONFIG)
+    patched = service.patch(path, json={"lr": 0.5}, headers={"If-Match": tags})
+    assert (patched.status_code, patched.headers["ETag"]) == (200, '"1-2"')
+
+
+def test_a_patch_for_a_list_of_versions_is_recognised_again(service: Service) -> None:
+    path = service.session("a", **CONFIG)
+    headers = {"If-Match": '"1-0", "1-1"'}
+    first = service.patch(path, json={"lr": 0.5}, headers=headers)
+    again = service.patch(path, json={"lr": 0.5}, headers=headers)
+    assert (first.json()["replayed"], again.json()["replayed"]) == (False, True)
+    assert again.headers["ETag"] == '"1-2"'
+
+
+def test_versions_may_stand_in_several_headers(service: Service) -> None:
+    path = service.session("a", **CONFIG)
+    several = httpx.Headers([("If-Match", '"1-0"'), ("If-Match", '"1-1"')])
+    assert service.patch(path, json={"lr": 0.5}, headers=several).status_code == 200
+    refused = service.patch(path, json={"lr": 0.25}, headers=several)
+    assert (refused.status_code, refused.json()["code"]) == (412, "precondition-failed")
+
+
+def test_a_delete_for_a_list_of_versions_is_recognised_again(service: Service) -> None:
+    path = service.session("a", **CONFIG)
+    headers = {"If-Match": '"1-0", "1-1"'}
+    answers = [service.delete(path, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [204, 204]
+    assert [answer.headers["Gradstep-Replayed"] for answer in answers] == ["false", "true"]
+
+
 def test_a_delete_of_an_old_version_is_refused(service: Service) -> None:
     path = service.session("a", **CONFIG)
     service.put(f"{path}/steps/1", json={"grads": {"b": [1, 1]}})

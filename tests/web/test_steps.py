@@ -118,6 +118,13 @@ def test_every_answer_of_a_step_has_the_headers(service: Service, path: str, bin
         ("binary", "application/json", "json"),
         ("binary", "text/html, application/json;q=0.9", "json"),
         ("binary", "application/x-safetensors", "safetensors"),
+        ("json", "application/json;q=0.5, application/vnd.safetensors", "safetensors"),
+        ("json", "application/json;q=0, */*;q=0.1", "safetensors"),
+        ("binary", "application/vnd.safetensors;q=0.5, application/json;q=0.6", "json"),
+        ("binary", "application/vnd.safetensors;q=0, */*", "json"),
+        ("binary", "application/json, text/plain, */*", "json"),
+        ("binary", "application/json, application/vnd.safetensors", "safetensors"),
+        ("json", "application/json, application/vnd.safetensors", "json"),
     ],
 )
 def test_accept_decides_the_form_of_the_answer(
@@ -299,7 +306,10 @@ def test_an_epoch_moves_a_schedule_that_counts_epochs(service: Service) -> None:
         "lr": [0.05],
         "generation": 1,
     }
+    assert ended.headers["ETag"] == service.get(path).headers["ETag"] == '"1-10"'
     assert service.get(path).json()["epoch"] == 3
+    again = service.put(f"{path}/epochs/3", json={"metric": 0.5})
+    assert (again.status_code, again.headers["ETag"]) == (200, '"1-10"')
 
 
 def test_an_epoch_ends_nothing_where_the_schedule_counts_steps(service: Service, path: str) -> None:
@@ -346,3 +356,16 @@ def test_json_and_safetensors_step_to_the_same_bits(service: Service) -> None:
     assert same(service.params(first), service.params(second))
     back = {name: np.array(value, np.float32) for name, value in told["params"].items()}
     assert same(back, {name: service.params(first)[name] for name in back})
+
+
+def test_what_ended_an_epoch_can_be_read_again(service: Service) -> None:
+    path = service.session(
+        "measured", params={"w": [1.0]}, schedule_on="epoch", scheduler={"type": "LinearLR"}
+    )
+    ended = service.put(f"{path}/epochs/1", json={"metric": 0.25})
+    read = service.get(f"{path}/epochs/1")
+    assert read.status_code == 200
+    assert read.json() == {**ended.json(), "replayed": True}
+    assert read.headers["ETag"] == ended.headers["ETag"]
+    missing = service.get(f"{path}/epochs/2")
+    assert (missing.status_code, missing.json()["code"]) == (404, "step-not-found")

@@ -72,3 +72,9 @@ def test_the_step_axis_has_few_different_ticks_inside_it(first: int, length: int
     assert 1 <= len(axis.ticks) <= 10
     assert all(0 <= axis.at(value) <= 1 for value, _ in axis.ticks)
     assert len({label for _, label in axis.ticks}) == len(axis.ticks)
+
+
+@pytest.mark.parametrize("highest", [5e-324, 1e-310])
+def test_rates_that_are_hardly_more_than_nothing_have_an_axis_too(highest: float) -> None:
+    axis = rate_axis(highest)
+    assert 0 <= axis.at(highest) <= 1

@@ -39,6 +39,7 @@ BATCH = 64
 LR = 3e-3
 WEIGHT_DECAY = 0.01
 WARMUP = 40
+STORE = "sqlite:///gradstep-demo"
 ACCURACY = 0.97
 TOLERANCE = 1e-3
 """How far two float32 runs may drift apart in all their steps, as a share of the
@@ -195,16 +196,15 @@ def with_torch(digits: Digits, epochs: int) -> Params:
 
 @contextlib.contextmanager
 def own_service() -> Iterator[str]:
-    """Run a service on a free port; its sessions stay in gradstep-data."""
+    """Run a service on a free port, with a store of its own."""
     command = Path(sys.executable).with_name("gradstep-server")
-    with subprocess.Popen(
-        [command, "--port", "0", "--log-level", "warning"], stdout=subprocess.PIPE, text=True
-    ) as process:
+    flags = ["--port", "0", "--store", STORE, "--log-level", "warning"]
+    with subprocess.Popen([command, *flags], stdout=subprocess.PIPE, text=True) as process:
         try:
             found = (re.search(r"address\s+(\S+)", line) for line in process.stdout or ())
             match = next(filter(None, found), None)
             if match is None:
-                sys.exit("the service did not start; if one runs already, give its --url")
+                sys.exit("the service did not start; the lines above say why")
             yield match[1]
         finally:
             process.terminate()
@@ -229,7 +229,7 @@ def main() -> int:
     print(f"gradstep {accuracies[0]:.2%}, torch.optim {accuracies[1]:.2%}")
     print(f"  parameters apart by at most {apart:.1e} of the largest")
     if not arguments.url:
-        print("  the session stays in gradstep-data: `make serve`, and its URLs work on port 8000")
+        print(f"  the session is kept: gradstep-server --store {STORE}, and it is on port 8000")
     if accuracies[0] < ACCURACY or apart > TOLERANCE:
         print(f"  expected at least {ACCURACY:.0%}, and at most {TOLERANCE} apart", file=sys.stderr)
         return 1

@@ -123,7 +123,12 @@ def place(answer: Answer) -> tuple[int, int]:
         raise AnswerMalformed("the answer's headers do not say where the session stands") from error
 
 
-def receipt(found: Fields) -> Receipt:
+def receipt(answer: Answer) -> Receipt:
+    """Return a step's receipt that came alone."""
+    return receipt_of(fields(answer))
+
+
+def receipt_of(found: Fields) -> Receipt:
     """Return a step's receipt."""
     return Receipt(
         step=found.whole("step"),
@@ -143,7 +148,7 @@ def receipt(found: Fields) -> Receipt:
 def step(answer: Answer) -> tuple[Receipt, Params]:
     """Return a step's receipt and the parameters after it."""
     params, metadata = tensors(answer)
-    return receipt(Fields.parse(metadata.get("receipt", ""))), params
+    return receipt_of(Fields.parse(metadata.get("receipt", ""))), params
 
 
 def epoch(answer: Answer) -> EpochReceipt:

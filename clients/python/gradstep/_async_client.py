@@ -82,7 +82,15 @@ class AsyncSchedules:
     ) -> Curve:
         """Return the rates of a schedule."""
         return await self._sender.send(
-            _calls.curve(scheduler, base_lr, steps, start, stride, max_points, last_epoch)
+            _calls.curve(
+                scheduler,
+                base_lr=base_lr,
+                steps=steps,
+                start=start,
+                stride=stride,
+                max_points=max_points,
+                last_epoch=last_epoch,
+            )
         )
 
 
@@ -109,10 +117,10 @@ class AsyncSessions:
         """Create a session. What is left out is the server's to choose."""
         call = _calls.create_session(
             id,
-            params,
-            optimizer,
-            scheduler,
-            dtype,
+            params=params,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            dtype=dtype,
             schedule_on=schedule_on,
             param_groups=param_groups,
             clip=clip,
@@ -132,7 +140,7 @@ class AsyncSessions:
         """Yield all sessions, ordered by id."""
         after: str | None = ""
         while after is not None:
-            page = await self._sender.send(_calls.list_sessions(after, page_size))
+            page = await self._sender.send(_calls.list_sessions(after=after, limit=page_size))
             for session in page.sessions:
                 yield session
             after = page.next

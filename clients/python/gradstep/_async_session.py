@@ -43,7 +43,8 @@ class AsyncSession(TrackedSession):
         lr: float | Sequence[float] | None = None,
     ) -> Params:
         """Take the next step and return the parameters after it."""
-        return await self._sender.send(self._step_call(grads, loss, lr))
+        call = self._step_call(grads, loss=loss, lr=lr, want_params=True)
+        return (await self._sender.send(call)).params
 
     async def step_receipt(
         self,
@@ -53,7 +54,8 @@ class AsyncSession(TrackedSession):
         lr: float | Sequence[float] | None = None,
     ) -> Receipt:
         """Take the next step as `step` does, but leave the parameters on the server."""
-        return await self._sender.send(self._step_receipt_call(grads, loss, lr))
+        call = self._step_call(grads, loss=loss, lr=lr, want_params=False)
+        return (await self._sender.send(call)).receipt
 
     async def receipt(self, n: int) -> Receipt:
         """Return the receipt of a step again."""
@@ -97,7 +99,9 @@ class AsyncSession(TrackedSession):
         max_points: int | None = None,
     ) -> Curve:
         """Return the rates that the session will use, one curve per group."""
-        return await self._sender.send(self._schedule_call(start, steps, stride, max_points))
+        return await self._sender.send(
+            self._schedule_call(start=start, steps=steps, stride=stride, max_points=max_points)
+        )
 
     async def refresh(self) -> SessionInfo:
         """Ask where the session stands, and continue from there."""
@@ -118,7 +122,7 @@ class AsyncSession(TrackedSession):
             await self._sender.send(self._etag_call())
         return await self._sender.send(
             self._patch_call(
-                scheduler,
+                scheduler=scheduler,
                 lr=lr,
                 optimizer=optimizer,
                 clip=clip,

@@ -1,13 +1,40 @@
-"""The operations that belong to no session, or to one that is not known yet."""
+"""The operations of the API: one function each, from the SDK's types to a `Call`.
+
+A call pairs the request with the function that reads its answer, here and
+nowhere else. Everything is checked and encoded before anything is sent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import math
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, SupportsFloat
 
-from gradstep import _answers, _requests
-from gradstep._core import Answer, Call, Request
-from gradstep._types import Curve, Dtype, Kind, SessionInfo, SessionSummary, Spec, TensorLike
+from gradstep import _answers, _safetensors
+from gradstep._arrays import common_dtype, to_tensors
+from gradstep._core import JSON, SAFETENSORS, Answer, Body, Call, Request, json_body
+from gradstep._types import (
+    UNSET,
+    Curve,
+    Dtype,
+    EpochReceipt,
+    History,
+    Kind,
+    Params,
+    Receipt,
+    SessionInfo,
+    SessionSummary,
+    Spec,
+    State,
+    TensorLike,
+    Unset,
+)
+
+GENERATION = "Gradstep-Generation"
+
+SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Description(NamedTuple):
@@ -24,18 +51,69 @@ class Page(NamedTuple):
     next: str | None
 
 
+class Place(NamedTuple):
+    """Parameters, and the position and the generation that they are of."""
+
+    params: Params
+    position: int
+    generation: int
+
+
+class Stepped(NamedTuple):
+    """A step's receipt, the parameters if they were asked for, and the version after it."""
+
+    receipt: Receipt
+    params: Params
+    etag: str | None
+
+
+class EpochEnded(NamedTuple):
+    """The receipt of an epoch's end, and the version after it."""
+
+    receipt: EpochReceipt
+    etag: str | None
+
+
+def session_path(session_id: str) -> str:
+    """Return the path of a session.
+
+    Args:
+        session_id: The id.
+
+    Raises:
+        ValueError: It can be no session's id.
+    """
+    if not SESSION_ID.fullmatch(session_id):
+        msg = f"{session_id!r} is no session id: those match {SESSION_ID.pattern}"
+        raise ValueError(msg)
+    return f"/v1/sessions/{session_id}"
+
+
+def kind(spec: Spec) -> dict[str, object]:
+    """Return a scheduler or optimizer as an object, also if it is only named."""
+    return {"type": spec} if isinstance(spec, str) else dict(spec)
+
+
+def tensor_body(arrays: Mapping[str, TensorLike]) -> Body:
+    """Return arrays as a safetensors body."""
+    return Body(SAFETENSORS, _safetensors.encode(to_tensors(arrays)))
+
+
+def state_body(state: State) -> Body:
+    """Return a state as a safetensors body."""
+    return Body(SAFETENSORS, _safetensors.encode(to_tensors(state.tensors), state.metadata))
+
+
+def _numbers(value: float | Sequence[float]) -> float | list[float]:
+    return [float(item) for item in value] if isinstance(value, Iterable) else float(value)
+
+
 def curve(
-    scheduler: Spec,
-    base_lr: float | Sequence[float],
-    steps: int,
-    start: int,
-    stride: int,
-    max_points: int | None,
-    last_epoch: int,
+    scheduler: Spec, *, base_lr: float | Sequence[float], **window: int | None
 ) -> Call[Curve]:
     """Compute a curve. It is a POST, so it is never repeated."""
-    request = _requests.curve(scheduler, base_lr, steps, start, stride, max_points, last_epoch)
-    return Call(request, _answers.curve)
+    body = {"scheduler": kind(scheduler), "base_lr": _numbers(base_lr), **window}
+    return Call(Request("POST", "/v1/schedules", body=json_body(body)), _answers.curve)
 
 
 def schedulers() -> Call[list[Kind]]:
@@ -57,33 +135,174 @@ def _catalogue(which: str) -> Call[list[Kind]]:
 
 def create_session(
     session_id: str | None,
+    *,
     params: Mapping[str, TensorLike] | None,
     optimizer: Spec,
     scheduler: Spec | None,
     dtype: Dtype | None,
     **options: object,
 ) -> Call[Description]:
-    """Create a session; its parameters are set by a call of their own."""
-    request = _requests.create_session(session_id, params, optimizer, scheduler, dtype, options)
-    return Call(request, describe)
+    """Create a session for `params`, which are set by a call of their own.
+
+    Of `options`, what is None is the server's to choose.
+    """
+    config: dict[str, object] = {
+        "optimizer": kind(optimizer),
+        "scheduler": None if scheduler is None else kind(scheduler),
+        "dtype": common_dtype(to_tensors(params or {})) if dtype is None else dtype,
+        **options,
+    }
+    given = {key: value for key, value in config.items() if value is not None}
+    path = session_path(secrets.token_hex(16) if session_id is None else session_id)
+    return Call(Request("PUT", path, body=json_body(given)), _describe)
 
 
 def get_session(session_id: str) -> Call[Description]:
     """Describe a session."""
-    return Call(Request("GET", _requests.session_path(session_id)), describe)
+    return Call(Request("GET", session_path(session_id)), _describe)
 
 
-def describe(answer: Answer) -> Description:
-    """Return the description that an answer holds."""
-    return Description(_answers.session(answer), answer.headers.get("etag"))
+def _describe(answer: Answer) -> Description:
+    return Description(_answers.session(answer), _etag(answer))
 
 
-def list_sessions(after: str, limit: int) -> Call[Page]:
-    """List sessions."""
+def _etag(answer: Answer) -> str | None:
+    etag: str | None = answer.headers.get("etag")
+    return etag
+
+
+def list_sessions(*, after: str, limit: int) -> Call[Page]:
+    """List sessions from behind the id `after`."""
 
     def read(answer: Answer) -> Page:
         found = _answers.fields(answer)
         page = [_answers.summary(entry) for entry in found.objects("sessions")]
         return Page(page, found.text_or_none("next"))
 
-    return Call(_requests.list_sessions(after, limit), read)
+    query = {"after": after, "limit": str(limit)}
+    return Call(Request("GET", "/v1/sessions", query=query), read)
+
+
+def set_params(
+    session_id: str, params: Mapping[str, TensorLike], *, generation: int
+) -> Call[Description]:
+    """Set the parameters of a session that has none."""
+    return _put_tensors(session_id, "params", tensor_body(params), generation)
+
+
+def load_state(session_id: str, state: State, *, generation: int) -> Call[Description]:
+    """Set the whole state of a session that has none."""
+    return _put_tensors(session_id, "state", state_body(state), generation)
+
+
+def _put_tensors(session_id: str, part: str, body: Body, generation: int) -> Call[Description]:
+    path = f"{session_path(session_id)}/{part}"
+    return Call(Request("PUT", path, headers=_fence(generation), body=body), _describe)
+
+
+def get_params(session_id: str) -> Call[Place]:
+    """Download the parameters of a session."""
+
+    def read(answer: Answer) -> Place:
+        return Place(_answers.tensors(answer)[0], *_answers.place(answer))
+
+    path = f"{session_path(session_id)}/params"
+    return Call(Request("GET", path, accept=SAFETENSORS), read)
+
+
+def get_state(session_id: str) -> Call[State]:
+    """Download the whole state of a session."""
+    path = f"{session_path(session_id)}/state"
+    return Call(Request("GET", path, accept=SAFETENSORS), _answers.state)
+
+
+def step(
+    session_id: str,
+    n: int,
+    grads: Mapping[str, TensorLike],
+    *,
+    generation: int,
+    loss: SupportsFloat | None,
+    lr: float | Sequence[float] | None,
+    want_params: bool,
+) -> Call[Stepped]:
+    """Take step `n`; without `want_params` its receipt comes alone."""
+    query = {"return": "params" if want_params else "receipt"}
+    if loss is not None and math.isfinite(loss):
+        query["loss"] = repr(float(loss))
+    if lr is not None:
+        rates = _numbers(lr)
+        query["lr"] = ",".join(map(repr, rates if isinstance(rates, list) else [rates]))
+    request = Request(
+        "PUT",
+        f"{session_path(session_id)}/steps/{n}",
+        accept=SAFETENSORS if want_params else JSON,
+        query=query,
+        headers=_fence(generation),
+        body=tensor_body(grads),
+    )
+
+    def read(answer: Answer) -> Stepped:
+        if want_params:
+            return Stepped(*_answers.step(answer), _etag(answer))
+        return Stepped(_answers.receipt(answer), {}, _etag(answer))
+
+    return Call(request, read)
+
+
+def get_step(session_id: str, n: int) -> Call[Receipt]:
+    """Read the receipt of step `n` again."""
+    return Call(Request("GET", f"{session_path(session_id)}/steps/{n}"), _answers.receipt)
+
+
+def end_epoch(
+    session_id: str, epoch: int, *, generation: int, metric: SupportsFloat | None
+) -> Call[EpochEnded]:
+    """End an epoch."""
+    request = Request(
+        "PUT",
+        f"{session_path(session_id)}/epochs/{epoch}",
+        headers=_fence(generation),
+        body=json_body({"metric": None if metric is None else float(metric)}),
+    )
+    return Call(request, lambda answer: EpochEnded(_answers.epoch(answer), _etag(answer)))
+
+
+def patch(
+    session_id: str,
+    *,
+    generation: int,
+    etag: str | None,
+    scheduler: Spec | Unset | None,
+    **options: object,
+) -> Call[Description]:
+    """Change `scheduler` and `options`; what is UNSET stays."""
+    new_kind = kind(scheduler) if isinstance(scheduler, str | Mapping) else scheduler
+    changes = {"scheduler": new_kind, **options}
+    given = {key: value for key, value in changes.items() if value is not UNSET}
+    headers = _fence(generation, etag)
+    request = Request("PATCH", session_path(session_id), headers=headers, body=json_body(given))
+    return Call(request, _describe)
+
+
+def delete(session_id: str, *, generation: int, etag: str | None) -> Call[None]:
+    """Delete a session."""
+    request = Request("DELETE", session_path(session_id), headers=_fence(generation, etag))
+    return Call(request, lambda _: None)
+
+
+def _fence(generation: int, etag: str | None = None) -> dict[str, str]:
+    return {GENERATION: str(generation)} | ({"If-Match": etag} if etag else {})
+
+
+def history(session_id: str, *, after: int) -> Call[tuple[History, int | None]]:
+    """Read a page of the history."""
+    path = f"{session_path(session_id)}/history"
+    return Call(Request("GET", path, query={"after": str(after)}), _answers.history)
+
+
+def schedule(session_id: str, **window: int | None) -> Call[Curve]:
+    """Compute the curve that a session will follow."""
+    query = {key: str(value) for key, value in window.items() if value is not None}
+    path = f"{session_path(session_id)}/schedule"
+    return Call(Request("GET", path, query=query), _answers.curve)

@@ -108,7 +108,15 @@ class Schedules:
             InvalidRequest: A parameter is wrong; `pointer` names it.
         """
         return self._sender.send(
-            _calls.curve(scheduler, base_lr, steps, start, stride, max_points, last_epoch)
+            _calls.curve(
+                scheduler,
+                base_lr=base_lr,
+                steps=steps,
+                start=start,
+                stride=stride,
+                max_points=max_points,
+                last_epoch=last_epoch,
+            )
         )
 
 
@@ -164,10 +172,10 @@ class Sessions:
         """
         call = _calls.create_session(
             id,
-            params,
-            optimizer,
-            scheduler,
-            dtype,
+            params=params,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            dtype=dtype,
             schedule_on=schedule_on,
             param_groups=param_groups,
             clip=clip,
@@ -199,6 +207,6 @@ class Sessions:
         """
         after: str | None = ""
         while after is not None:
-            page = self._sender.send(_calls.list_sessions(after, page_size))
+            page = self._sender.send(_calls.list_sessions(after=after, limit=page_size))
             yield from page.sessions
             after = page.next

@@ -21,6 +21,7 @@ from gradstep._retry import Retries, retry_after
 from gradstep._version import __version__
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 JSON = "application/json"
 SAFETENSORS = "application/vnd.safetensors"
@@ -156,6 +157,10 @@ class Call(Generic[T]):
             raise error_for(problem_of(answer, self.request))
         return self.read(answer)
 
+    def then(self, use: Callable[[T], U]) -> Call[U]:
+        """Return the same call, whose result goes through `use` as well."""
+        return Call(self.request, lambda answer: use(self.read(answer)))
+
 
 Outcome: TypeAlias = Answer | httpx.RequestError
 """How an attempt ended: with an answer, good or bad, or without one."""
@@ -173,7 +178,6 @@ class Attempts:
     """The attempts at one call: whether there is another, and what the last one means."""
 
     def __init__(self, request: Request, max_retries: int) -> None:
-        self._request = request
         self._retries = Retries(max_retries if request.repeatable else 0)
 
     def wait_after(self, outcome: Outcome) -> float | None:

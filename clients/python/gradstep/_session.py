@@ -72,7 +72,8 @@ class Session(TrackedSession):
             NonFiniteGradient: A gradient is not finite.
             TypeError: A gradient is no array of floating point numbers.
         """
-        return self._sender.send(self._step_call(grads, loss, lr))
+        call = self._step_call(grads, loss=loss, lr=lr, want_params=True)
+        return self._sender.send(call).params
 
     def step_receipt(
         self,
@@ -95,7 +96,8 @@ class Session(TrackedSession):
             ApiError: As for `step`.
             TypeError: As for `step`.
         """
-        return self._sender.send(self._step_receipt_call(grads, loss, lr))
+        call = self._step_call(grads, loss=loss, lr=lr, want_params=False)
+        return self._sender.send(call).receipt
 
     def receipt(self, n: int) -> Receipt:
         """Return the receipt of a step again.
@@ -191,7 +193,9 @@ class Session(TrackedSession):
             stride: Every how many steps there is a point.
             max_points: Thin the curve out to this many points, extremes kept.
         """
-        return self._sender.send(self._schedule_call(start, steps, stride, max_points))
+        return self._sender.send(
+            self._schedule_call(start=start, steps=steps, stride=stride, max_points=max_points)
+        )
 
     def refresh(self) -> SessionInfo:
         """Ask where the session stands, and continue from there.
@@ -238,7 +242,7 @@ class Session(TrackedSession):
             self._sender.send(self._etag_call())
         return self._sender.send(
             self._patch_call(
-                scheduler,
+                scheduler=scheduler,
                 lr=lr,
                 optimizer=optimizer,
                 clip=clip,

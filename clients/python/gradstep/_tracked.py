@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import SupportsFloat
 
-from gradstep import _answers, _calls, _requests
-from gradstep._calls import Description
-from gradstep._core import JSON, SAFETENSORS, Answer, Body, Call, Request
+from gradstep import _calls
+from gradstep._calls import Description, EpochEnded, Place, Stepped
+from gradstep._core import Call
 from gradstep._types import (
     Curve,
     EpochReceipt,
@@ -76,110 +76,92 @@ class TrackedSession:
         return info
 
     def _refresh_call(self) -> Call[SessionInfo]:
-        return self._described(_calls.get_session(self.id).request)
+        return _calls.get_session(self.id).then(self._describe)
 
     def _etag_call(self) -> Call[None]:
-        """Learn the version alone: the fence of position and generation stays up."""
-        request = _calls.get_session(self.id).request
-        return Call(request, self._note_version)
+        """Learn the version alone, where the last answer named none.
+
+        Position and generation stay as they were, and so does their fence; a
+        patch by another writer before this call goes unnoticed.
+        """
+        return _calls.get_session(self.id).then(self._note_version)
+
+    def _note_version(self, description: Description) -> None:
+        self._etag = description.etag
 
     def _set_params_call(self, params: Mapping[str, TensorLike]) -> Call[SessionInfo]:
-        return self._put_call("params", _requests.tensor_body(params))
+        call = _calls.set_params(self.id, params, generation=self.generation)
+        return call.then(self._describe)
 
     def _load_state_call(self, state: State) -> Call[SessionInfo]:
-        return self._put_call("state", _requests.state_body(state))
-
-    def _put_call(self, part: str, body: Body) -> Call[SessionInfo]:
-        return self._described(_requests.put_tensors(self.id, part, self.generation, body))
-
-    def _described(self, request: Request) -> Call[SessionInfo]:
-        return Call(request, lambda answer: self._describe(_calls.describe(answer)))
-
-    def _note_version(self, answer: Answer) -> None:
-        self._etag = answer.headers.get("etag")
+        call = _calls.load_state(self.id, state, generation=self.generation)
+        return call.then(self._describe)
 
     def _params_call(self) -> Call[Params]:
-        def read(answer: Answer) -> Params:
-            self._position, self._generation = _answers.place(answer)
-            return _answers.tensors(answer)[0]
+        return _calls.get_params(self.id).then(self._place)
 
-        return Call(_requests.get_tensors(self.id, "params"), read)
+    def _place(self, place: Place) -> Params:
+        self._position = place.position
+        self._generation = place.generation
+        return place.params
 
     def _state_call(self) -> Call[State]:
-        return Call(_requests.get_tensors(self.id, "state"), _answers.state)
+        return _calls.get_state(self.id)
 
     def _step_call(
         self,
         grads: Mapping[str, TensorLike],
+        *,
         loss: SupportsFloat | None,
         lr: float | Sequence[float] | None,
-    ) -> Call[Params]:
-        def read(answer: Answer) -> Params:
-            receipt, params = _answers.step(answer)
-            self._stepped(answer, receipt)
-            return params
+        want_params: bool,
+    ) -> Call[Stepped]:
+        call = _calls.step(
+            self.id,
+            self.position + 1,
+            grads,
+            generation=self.generation,
+            loss=loss,
+            lr=lr,
+            want_params=want_params,
+        )
+        return call.then(self._stepped)
 
-        return Call(self._step_request(grads, loss, lr, SAFETENSORS), read)
-
-    def _step_receipt_call(
-        self,
-        grads: Mapping[str, TensorLike],
-        loss: SupportsFloat | None,
-        lr: float | Sequence[float] | None,
-    ) -> Call[Receipt]:
-        def read(answer: Answer) -> Receipt:
-            return self._stepped(answer, _answers.receipt(_answers.fields(answer)))
-
-        return Call(self._step_request(grads, loss, lr, JSON), read)
-
-    def _step_request(
-        self,
-        grads: Mapping[str, TensorLike],
-        loss: SupportsFloat | None,
-        lr: float | Sequence[float] | None,
-        accept: str,
-    ) -> Request:
-        n = self.position + 1
-        return _requests.step(self.id, n, self.generation, grads, loss, lr, accept)
-
-    def _stepped(self, answer: Answer, receipt: Receipt) -> Receipt:
-        self._note_version(answer)
+    def _stepped(self, stepped: Stepped) -> Stepped:
+        receipt = stepped.receipt
+        self._etag = stepped.etag
         self._position = receipt.position
         self._generation = receipt.generation
         self._last_receipt = receipt
-        return receipt
+        return stepped
 
     def _receipt_call(self, n: int) -> Call[Receipt]:
-        def read(answer: Answer) -> Receipt:
-            return _answers.receipt(_answers.fields(answer))
-
-        return Call(_requests.get_step(self.id, n), read)
+        return _calls.get_step(self.id, n)
 
     def _end_epoch_call(self, metric: SupportsFloat | None) -> Call[EpochReceipt]:
-        def read(answer: Answer) -> EpochReceipt:
-            receipt = _answers.epoch(answer)
-            self._note_version(answer)
-            self._epoch = receipt.epoch
-            self._generation = receipt.generation
-            return receipt
+        call = _calls.end_epoch(self.id, self.epoch + 1, generation=self.generation, metric=metric)
+        return call.then(self._epoch_ended)
 
-        n = self.epoch + 1
-        return Call(_requests.end_epoch(self.id, n, self.generation, metric), read)
+    def _epoch_ended(self, ended: EpochEnded) -> EpochReceipt:
+        receipt = ended.receipt
+        self._etag = ended.etag
+        self._epoch = receipt.epoch
+        self._generation = receipt.generation
+        return receipt
 
-    def _patch_call(self, scheduler: Spec | Unset | None, **options: object) -> Call[SessionInfo]:
-        request = _requests.patch(self.id, self.generation, self._etag, scheduler, options)
-        return self._described(request)
+    def _patch_call(
+        self, *, scheduler: Spec | Unset | None, **options: object
+    ) -> Call[SessionInfo]:
+        call = _calls.patch(
+            self.id, generation=self.generation, etag=self._etag, scheduler=scheduler, **options
+        )
+        return call.then(self._describe)
 
     def _delete_call(self) -> Call[None]:
-        return Call(_requests.delete(self.id, self.generation, self._etag), self._note_version)
+        return _calls.delete(self.id, generation=self.generation, etag=self._etag)
 
     def _history_call(self, after: int) -> Call[tuple[History, int | None]]:
-        return Call(_requests.history(self.id, after), _answers.history)
+        return _calls.history(self.id, after=after)
 
-    def _schedule_call(
-        self, start: int | None, steps: int | None, stride: int | None, max_points: int | None
-    ) -> Call[Curve]:
-        request = _requests.schedule(
-            self.id, start=start, steps=steps, stride=stride, max_points=max_points
-        )
-        return Call(request, _answers.curve)
+    def _schedule_call(self, **window: int | None) -> Call[Curve]:
+        return _calls.schedule(self.id, **window)

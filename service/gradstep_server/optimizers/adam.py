@@ -53,7 +53,7 @@ class AdamFamily(Optimizer):
         """Return the loop, with or without the maximum."""
         return amsgrad_step if self.amsgrad else adam_step
 
-    def coefficients(self, lr: float, step: int, *, fresh: bool) -> tuple[float, ...]:  # noqa: ARG002  # zeros are Adam's start
+    def coefficients(self, lr: float, step: int, *, fresh: bool) -> tuple[float, ...]:  # noqa: ARG002 - zeros are Adam's start
         """Return the rule's coefficients, the bias corrections of `step` included."""
         beta1, beta2 = self.betas
         l2, shrink = self.decays(lr)

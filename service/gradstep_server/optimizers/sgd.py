@@ -69,7 +69,7 @@ class SGD(Optimizer):
 
     @field_validator("nesterov")
     @classmethod
-    def _nesterov_needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:  # noqa: FBT001  # pydantic's signature
+    def _nesterov_needs_momentum(cls, nesterov: bool, info: ValidationInfo) -> bool:  # noqa: FBT001 - pydantic's signature
         if nesterov and (info.data.get("momentum") == 0 or info.data.get("dampening") != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
         return nesterov
@@ -82,7 +82,7 @@ class SGD(Optimizer):
         """Return the loop with a buffer, or the one without."""
         return momentum_step if self.momentum else plain_step
 
-    def coefficients(self, lr: float, step: int, *, fresh: bool) -> tuple[float, ...]:  # noqa: ARG002  # SGD forgets its age
+    def coefficients(self, lr: float, step: int, *, fresh: bool) -> tuple[float, ...]:  # noqa: ARG002 - SGD forgets its age
         """Return the rule's coefficients; a fresh buffer takes the gradient undamped."""
         if not self.momentum:
             return (self.weight_decay, lr)

@@ -20,15 +20,22 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
+    model_validator,
 )
 
+from gradstep_server.errors import Fault, pointer
 from gradstep_server.kinds import NonNegative
 from gradstep_server.optimizers import AnyOptimizer, Clip, Optimizer
 from gradstep_server.schedulers import Scheduler
-from gradstep_server.sessions.errors import Fault, InvalidConfig, pointer
+from gradstep_server.sessions.errors import InvalidConfig
 from gradstep_server.sessions.tensors import DType
 
-Name = Annotated[str, StringConstraints(max_length=200)]
+Name = Annotated[
+    str, StringConstraints(max_length=200, pattern=r"^[^\u0000-\u001f\u007f\ufffe\uffff]*$")
+]
+"""Text without control characters, which no page or picture could show."""
+
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 MAX_PATTERNS = 256
@@ -117,6 +124,19 @@ class ConfigPatch(_ConfigModel):
 
     on_nonfinite: Literal["reject", "skip"] = "reject"
     """A new policy."""
+
+    @field_validator("lr", "optimizer")
+    @classmethod
+    def _not_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("cannot be null; leave it out to keep what it is")
+        return value
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> ConfigPatch:
+        if not self.model_fields_set:
+            raise ValueError("changes nothing; send at least one field")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,5 +238,8 @@ def _changed(
         return type(optimizer).model_validate({**optimizer.model_dump(), **overrides})
     except ValidationError as error:
         raise InvalidConfig(
-            *(Fault(pointer(*at, *item["loc"]), item["msg"]) for item in error.errors())
+            *(
+                Fault(pointer(*at, *item["loc"]), item["msg"].removeprefix("Value error, "))
+                for item in error.errors()
+            )
         ) from None

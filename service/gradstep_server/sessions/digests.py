@@ -69,7 +69,7 @@ def snapshot_seal(seq: int, record: bytes, parts: Body) -> bytes:
     return _blake3(canonical(seq), record, *parts)
 
 
-def sealed(record: bytes) -> bytes:
+def record_digest(record: bytes) -> bytes:
     """Return the digest of bytes that stand for themselves."""
     return _blake3(record)
 

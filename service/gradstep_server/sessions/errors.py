@@ -7,7 +7,7 @@ GradstepError
 │   └── NonFiniteGradient     a gradient holds NaN or Inf, and the session rejects those
 ├── NotFound
 │   ├── SessionNotFound       no such session
-│   └── StepNotFound          no such step (or epoch)
+│   └── StepNotFound          no such step or epoch in the log
 ├── Conflict                  the content is fine, the session stands elsewhere
 │   ├── SessionConflict       the id is taken by a session created with other content
 │   ├── SessionDeleted        the id belonged to a deleted session and is never reused
@@ -16,7 +16,7 @@ GradstepError
 │   ├── EpochsNotUsed         an epoch was ended where the schedule counts steps
 │   ├── PositionMismatch      n is not the next position
 │   ├── StepConflict          n was taken with other content
-│   └── GenerationMismatch    the session was rewound since the client last looked
+│   └── GenerationMismatch    the client knows another generation of the session
 ├── PreconditionFailed        If-Match names a version that is not current
 └── Unavailable               nothing is wrong with the request
     ├── StoreUnavailable      the store cannot be reached or failed; safe to retry
@@ -32,55 +32,12 @@ This module knows no HTTP: the web layer maps each class to a status.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
+
+from gradstep_server.errors import GradstepError, InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from gradstep_server.sessions.store import Header
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One wrong field or tensor: where it is, and what to do about it."""
-
-    pointer: str
-    """A JSON pointer (RFC 6901) into what was sent, such as ``/grads/w/0``."""
-
-    detail: str
-    """One sentence: what is wrong and what would be right."""
-
-
-def pointer(*path: str | int) -> str:
-    """Return the JSON pointer (RFC 6901) to `path`, escaped."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
-
-
-class GradstepError(Exception):
-    """The base of all errors that are an answer rather than a defect."""
-
-    code: ClassVar[str]
-    """A stable name for programs, part of the wire format."""
-
-    title: ClassVar[str]
-    """The class of problem in a few words, the same for every occurrence."""
-
-    def __init__(self, detail: str, **extra: int | str | None) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.extra = extra
-        """Further members of the problem document, such as ``expected``."""
-
-
-class InvalidRequest(GradstepError):
-    """Raised when the content is wrong; `faults` names every wrong place found."""
-
-    code = "invalid-request"
-    title = "The request is not valid"
-
-    def __init__(self, *faults: Fault) -> None:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        super().__init__(f"{faults[0].pointer or '/'}: {faults[0].detail}{more}")
-        self.faults = faults
 
 
 class InvalidConfig(InvalidRequest):
@@ -104,10 +61,6 @@ class NonFiniteGradient(InvalidRequest):
     title = "A gradient is not finite"
 
 
-class NotFound(GradstepError):
-    """The base of what does not exist."""
-
-
 class SessionNotFound(NotFound):
     """Raised when no session has this id."""
 
@@ -116,7 +69,7 @@ class SessionNotFound(NotFound):
 
 
 class StepNotFound(NotFound):
-    """Raised when a step or an epoch has not been taken."""
+    """Raised when a step or an epoch has not been taken, or was not taken here."""
 
     code = "step-not-found"
     title = "There is no such step"
@@ -176,10 +129,10 @@ class StepConflict(Conflict):
 
 
 class GenerationMismatch(Conflict):
-    """Raised when the client's generation is not the session's."""
+    """Raised when the client's generation is not the session's: it was rewound since."""
 
     code = "generation-mismatch"
-    title = "The session was rewound"
+    title = "The session is at another generation"
 
 
 class PreconditionFailed(GradstepError):

@@ -7,7 +7,7 @@ time when no one uses it, and it is dropped whenever it might be wrong.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,13 +15,17 @@ from dataclasses import dataclass, field
 import orjson
 
 from gradstep_server.optimizers import Compute
-from gradstep_server.sessions.config import SessionConfig
-from gradstep_server.sessions.digests import sealed, snapshot_seal, unpack
+from gradstep_server.sessions.digests import Index
 from gradstep_server.sessions.errors import MemoryExhausted, SessionCorrupt, SessionNotFound
+from gradstep_server.sessions.headers import config_of
 from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.snapshots import empty_state, fill_in, param_sizes, proven
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Header, Store
-from gradstep_server.sessions.transitions import replay
+from gradstep_server.sessions.transitions import CONFIG, INIT, replay
+
+_BYTES = 4
+"""Bytes of most elements, to estimate the work on a body."""
 
 Ref = tuple[str, str]
 """A session's tenant and id."""
@@ -86,8 +90,15 @@ class HotSessions:
                 yield hot
         finally:
             hot.users -= 1
-            if hot.state is None and not hot.users:
-                self._all.pop(ref, None)
+            if hot.state is None:
+                hot.nbytes = 0
+                if not hot.users:
+                    self._all.pop(ref, None)
+
+    def header(self, ref: Ref) -> Header | None:
+        """Return the header of a session that is in memory."""
+        hot = self._all.get(ref)
+        return hot.header if hot is not None and hot.state is not None else None
 
     async def catch_up(self, hot: Hot) -> None:
         """Bring a locked session to the end of its log."""
@@ -114,71 +125,54 @@ class HotSessions:
         header = await self.store.load(*hot.ref)
         if header is None or header.deleted_at is not None:
             raise SessionNotFound(f"there is no session {hot.ref[1]!r}")
-        state = State.new(created_config(header), header.created_at)
         hot.log_bytes = 0
         if (kept := await self.store.snapshot(header.key)) is not None:
             snapshot, body = kept
-            if snapshot_seal(snapshot.seq, snapshot.record, [body]) != snapshot.seal:
-                raise SessionCorrupt(f"the snapshot at entry {snapshot.seq} is damaged")
-            state = restored(snapshot.seq, snapshot.record, body)
-            self.reserve(hot, state.nbytes)
+            facts = await offload(len(body) // _BYTES, proven, snapshot, body)
+            state = empty_state(snapshot.seq, facts)
+            self._reserve_index(hot, state, facts["tensors"])
+            await offload(len(body) // _BYTES, fill_in, state, facts, body)
+        else:
+            state = State.new(config_of(header), header.created_at)
         await self._replay(hot, header, state)
 
     async def _replay(self, hot: Hot, header: Header, state: State) -> None:
         """Apply the entries behind `state`; the result is hot only when all are."""
         hot.state = None
         async for entry, body in self.store.replay(header.key, state.seq):
-            await offload(len(body) // 4, replay, state, entry, body, self.compute)
+            if entry.kind == INIT:
+                self._reserve_index(hot, state, orjson.loads(entry.record)["tensors"])
+            await offload(len(body) // _BYTES, replay, state, entry, body, self.compute)
             hot.log_bytes += len(body)
-            self.reserve(hot, state.nbytes)
+            if entry.kind == CONFIG:
+                self.reserve(hot, state.nbytes)
         hot.header, hot.state = header, state
 
+    def _reserve_index(self, hot: Hot, state: State, tensors: Index) -> None:
+        """Count what a session with these tensors will take, before it takes it."""
+        self.reserve(hot, state.footprint(param_sizes(tensors)))
+
     def reserve(self, hot: Hot, nbytes: int) -> None:
-        """Count a session's bytes in the budget.
+        """Count a session's bytes in the budget, evicting sessions that no one uses.
 
         Raises:
-            MemoryExhausted: the sessions in use leave no room.
+            MemoryExhausted: the sessions in use leave no room; nothing was evicted.
         """
-        hot.nbytes = 0
-        self.admit(nbytes)
-        hot.nbytes = nbytes
-
-    def admit(self, nbytes: int) -> None:
-        """Make room for so many bytes, evicting sessions that no one uses.
-
-        Raises:
-            MemoryExhausted: the sessions in use leave no room.
-        """
-        free = self.budget - sum(hot.nbytes for hot in self._all.values())
-        for hot in [hot for hot in self._all.values() if not hot.users]:
-            if nbytes <= free:
-                break
-            free += hot.nbytes
-            del self._all[hot.ref]
+        others = [other for other in self._all.values() if other is not hot]
+        free = self.budget - sum(other.nbytes for other in others if other.users)
         if nbytes > free:
-            raise MemoryExhausted(
-                f"the session takes {nbytes} bytes, the memory budget leaves {max(free, 0)}; "
-                "retry when other sessions are idle, or raise the budget"
-            )
+            takes = f"the session takes {nbytes} bytes, the memory budget"
+            if nbytes > self.budget:
+                raise MemoryExhausted(f"{takes} is {self.budget}; raise the budget")
+            raise MemoryExhausted(f"{takes} leaves {max(free, 0)}; retry when others are idle")
+        idle = deque(other for other in others if not other.users)
+        free -= sum(other.nbytes for other in idle)
+        while free < nbytes:
+            evicted = idle.popleft()
+            free += evicted.nbytes
+            del self._all[evicted.ref]
+        hot.nbytes = nbytes
 
     def drop(self, hot: Hot) -> None:
         """Forget the state of a session; the next use rebuilds it from the store."""
         hot.state = None
-        hot.nbytes = 0
-
-
-def created_config(header: Header) -> SessionConfig:
-    """Return what the session was created with, after proving that it is what was written."""
-    if sealed(header.config) != header.digest:
-        raise SessionCorrupt(f"the configuration of session {header.id!r} is damaged")
-    return SessionConfig.model_validate(orjson.loads(header.config)["config"])
-
-
-def restored(seq: int, record: bytes, body: memoryview) -> State:
-    """Return the state that a snapshot holds."""
-    facts = orjson.loads(record)
-    state = State.new(SessionConfig.model_validate(facts["config"]), facts["updated_at"])
-    state.fill(unpack(facts["tensors"], body), facts["counters"])
-    state.seq, state.step, state.epoch = seq, facts["step"], facts["epoch"]
-    state.generation, state.origin = facts["generation"], facts["origin"]
-    return state

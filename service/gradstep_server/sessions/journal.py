@@ -6,23 +6,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
+from gradstep_server.errors import GradstepError
 from gradstep_server.optimizers import Compute
-from gradstep_server.sessions.digests import (
-    body,
-    canonical,
-    content_digest,
-    index,
-    seal,
-    snapshot_seal,
-)
-from gradstep_server.sessions.errors import GradstepError, SequenceTaken
+from gradstep_server.sessions.digests import body, seal
+from gradstep_server.sessions.errors import SequenceTaken
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.snapshots import snapshot_of
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Entry, Header, Snapshot, Store
-from gradstep_server.sessions.tensors import Tensors
+from gradstep_server.sessions.store import Entry, Header, Store
+from gradstep_server.sessions.tensors import Tensors, total_size
 from gradstep_server.sessions.transitions import advance
 
 _log = logging.getLogger(__name__)
@@ -55,16 +49,8 @@ class Planned:
     n: int
     step: int
     record: bytes
-
-
-def size(tensors: Tensors) -> int:
-    """Return the number of elements of all tensors."""
-    return sum(tensor.size for tensor in tensors.values())
-
-
-async def digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
-    """Return the content digest of a command."""
-    return await offload(size(tensors), content_digest, {"kind": kind, **asked}, tensors)
+    nbytes: int | None = None
+    """The memory that the session takes from then on, where that changes."""
 
 
 def sealed_entry(
@@ -99,7 +85,7 @@ class Journal:
 
     async def close(self) -> None:
         """Wait for snapshots under way."""
-        await asyncio.gather(*self._snapshots)
+        await asyncio.gather(*self._snapshots, return_exceptions=True)
 
     async def once(self, hot: Hot, command: Command) -> tuple[Entry, bool]:
         """Do `command` unless it is done; return its entry, and whether it was done before."""
@@ -109,6 +95,8 @@ class Journal:
             if done is not None:
                 return done, True
             planned = await command.plan(state)
+            if planned.nbytes is not None:
+                self._hot.reserve(hot, planned.nbytes)
             entry = sealed_entry(
                 state.seq + 1, command.kind, planned, command.digest, command.tensors, self._clock()
             )
@@ -121,9 +109,10 @@ class Journal:
         header, state = hot.loaded()
         try:
             await self._store.append(header.key, entry, body(tensors))
-            await offload(size(tensors), advance, state, entry, tensors, self._compute)
+            await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
         except SequenceTaken:
-            self._hot.drop(hot)
+            if not self._store.shared:  # then no one else writes, and memory was wrong
+                self._hot.drop(hot)
             await self._hot.catch_up(hot)
             return False
         except BaseException:  # whatever happened, memory may not be what the log says
@@ -144,15 +133,12 @@ class Journal:
         try:
             async with self._hot.use(hot.ref) as locked:
                 header, state = locked.loaded()
-                facts, tensors = state.dump()
-                record = canonical({**facts, "tensors": index(tensors)})
-                parts = body(tensors)
-                proof = await offload(size(tensors), snapshot_seal, state.seq, record, parts)
-                nbytes = sum(map(len, parts))
-                await self._store.put_snapshot(
-                    header.key, Snapshot(state.seq, record, proof, nbytes), parts
-                )
+                snapshot, parts = await offload(state.elements, snapshot_of, state)
+                await self._store.put_snapshot(header.key, snapshot, parts)
                 await self._store.trim(header.key)
         except GradstepError as error:
             # A snapshot saves time, it keeps no promise: the log has everything.
             _log.warning("no snapshot of session %s: %s", hot.ref[1], error)
+        except Exception:
+            _log.exception("no snapshot of session %s", hot.ref[1])
+            raise

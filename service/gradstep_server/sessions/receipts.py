@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import orjson
 from pydantic import BaseModel, ConfigDict
 
 from gradstep_server.optimizers import Optimizer
@@ -77,6 +78,9 @@ class EpochReceipt(_Answer):
     generation: int
     """How often the session was rewound, plus one."""
 
+    seq: int
+    """Where the log stands."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
@@ -134,6 +138,13 @@ class HistoryPage:
     """How many groups the session has, also where there are no receipts."""
 
 
+def history_page(state: State, entries: Sequence[Entry], limit: int) -> HistoryPage:
+    """Return the receipts of at most `limit` of the entries, and whether there are more."""
+    shown = [receipt(state, entry, replayed=True) for entry in entries[:limit]]
+    following = shown[-1].step if len(entries) > limit else None
+    return HistoryPage(shown, following, len(state.groups.optimizers))
+
+
 def receipt(state: State, entry: Entry, *, replayed: bool) -> Receipt:
     """Return the receipt of a step that the log holds."""
     record = StepRecord.model_validate_json(entry.record)
@@ -149,6 +160,19 @@ def receipt(state: State, entry: Entry, *, replayed: bool) -> Receipt:
         loss=record.asked.loss,
         clipped=record.clipped,
         generation=state.generation,
+    )
+
+
+def epoch_receipt(state: State, entry: Entry, *, replayed: bool) -> EpochReceipt:
+    """Return the receipt of an epoch's end that the log holds."""
+    return EpochReceipt(
+        epoch=entry.n,
+        step=state.step,
+        replayed=replayed,
+        metric=orjson.loads(entry.record)["asked"]["metric"],
+        lr=state.rates(state.clock()),
+        generation=state.generation,
+        seq=state.seq,
     )
 
 

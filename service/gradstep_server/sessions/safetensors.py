@@ -20,11 +20,14 @@ from typing import Any
 
 import orjson
 
-from gradstep_server.sessions.errors import Fault, InvalidTensors, pointer
+from gradstep_server.errors import Fault, pointer
+from gradstep_server.sessions.errors import InvalidTensors
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
 _ALIGNMENT = 8
-_MAX_RANK = 32
+MAX_RANK = 32
+"""The most dimensions of a tensor."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -153,9 +156,9 @@ def _span(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DType.__members__:
         raise _fault(at, f"dtype {str(dtype)[:20]!r} is not one of {', '.join(DType)}")
-    if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(map(_is_count, shape)):
-        raise _fault(at, f"shape must be a list of at most {_MAX_RANK} whole numbers")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):  # noqa: PLR2004  # begin and end
+    if not isinstance(shape, list) or len(shape) > MAX_RANK or not all(map(_is_count, shape)):
+        raise _fault(at, f"shape must be a list of at most {MAX_RANK} whole numbers")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):  # noqa: PLR2004 - begin and end
         raise _fault(at, "data_offsets must be two whole numbers")
     begin, end = offsets
     size = Tensor(DType(dtype), tuple(shape), memoryview(b"")).size * DType(dtype).storage.itemsize

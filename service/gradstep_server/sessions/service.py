@@ -8,42 +8,33 @@ was first, the session catches up and the command looks again.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
+from gradstep_server.errors import Fault
 from gradstep_server.optimizers import Compute
-from gradstep_server.sessions import stepping
+from gradstep_server.sessions import receipts, stepping
 from gradstep_server.sessions.config import ConfigPatch, SessionConfig, patched, resolve
-from gradstep_server.sessions.digests import body, canonical, sealed
+from gradstep_server.sessions.digests import body, canonical, content_digest, index
 from gradstep_server.sessions.errors import (
     EpochsNotUsed,
-    Fault,
-    GenerationMismatch,
     IdTaken,
     InvalidTensors,
     ParamsConflict,
     ParamsMissing,
-    PositionMismatch,
-    PreconditionFailed,
     SequenceTaken,
     SessionConflict,
     SessionDeleted,
     SessionNotFound,
-    StepConflict,
     StepNotFound,
 )
+from gradstep_server.sessions.guards import Version, fence, stale, taken, version_of
+from gradstep_server.sessions.headers import config_of, header_of
 from gradstep_server.sessions.hot import Hot, HotSessions, Ref
-from gradstep_server.sessions.journal import (
-    Command,
-    Journal,
-    Planned,
-    digest,
-    sealed_entry,
-    size,
-)
+from gradstep_server.sessions.journal import Command, Journal, Planned, sealed_entry
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import (
     EpochReceipt,
@@ -52,17 +43,13 @@ from gradstep_server.sessions.receipts import (
     Receipt,
     Stepped,
     View,
-    receipt,
-    view,
 )
+from gradstep_server.sessions.snapshots import param_sizes
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Entry, Head, Header, Store
-from gradstep_server.sessions.tensors import DType, Tensors
+from gradstep_server.sessions.tensors import DType, Tensors, total_size
 from gradstep_server.sessions.transfer import StateFile, exported
-from gradstep_server.sessions.transitions import CONFIG, EPOCH, INIT, STEP
-
-Version = tuple[int, int]
-"""A generation and a sequence: what a session's ETag says."""
+from gradstep_server.sessions.transitions import CONFIG, EPOCH, INIT, STEP, advance
 
 
 class Sessions:
@@ -94,34 +81,34 @@ class Sessions:
         """
         now = self._clock()
         state = State.new(config, now)
-        entry, file = None, StateFile({})
+        entry, file, nbytes = None, StateFile({}), 0
         if params is not None:
             file = StateFile.of_params(params)
-            content = await digest(INIT, file.asked(), file.tensors)
-            entry = sealed_entry(1, INIT, self._admit(state, file), content, file.tensors, now)
-        facts = {
-            "config": config.model_dump(mode="json"),
-            "params": entry.digest.hex() if entry else None,
-        }
-        record = canonical(facts)
-        header = Header(*ref, secrets.token_hex(16), record, sealed(record), now)
-        try:
-            await self._store.create(header, entry, body(file.tensors))
-        except IdTaken as taken:
-            if taken.header.deleted_at is not None:
-                raise SessionDeleted(
-                    f"the id {ref[1]!r} is never given again; choose another"
-                ) from None
-            if taken.header.digest != header.digest:
-                detail = f"the session {ref[1]!r} was created with other content; choose another id"
-                raise SessionConflict(detail) from None
-            return await self.view(ref, replayed=True)
-        return await self.view(ref)
+            content = await _digest(INIT, file.asked(), file.tensors)
+            planned = await self._fitting(state, file)
+            entry = sealed_entry(1, INIT, planned, content, file.tensors, now)
+            nbytes = planned.nbytes or 0
+        header = header_of(*ref, config, entry, now)
+        async with self._hot.locked(ref) as hot:
+            if hot.state is None:
+                self._hot.reserve(hot, nbytes)
+            try:
+                await self._store.create(header, entry, body(file.tensors))
+            except IdTaken as error:
+                _recognise(header, error.header)
+                await self._hot.catch_up(hot)
+                return receipts.view(*hot.loaded(), replayed=True)
+            if entry is not None:
+                size = total_size(file.tensors)
+                await offload(size, advance, state, entry, file.tensors, self._compute)
+                hot.log_bytes = entry.body_size
+            hot.header, hot.state = header, state
+            return receipts.view(header, state, replayed=False)
 
     async def view(self, ref: Ref, *, replayed: bool = False) -> View:
         """Return what there is to see of a session."""
         async with self._hot.use(ref) as hot:
-            return view(*hot.loaded(), replayed=replayed)
+            return receipts.view(*hot.loaded(), replayed=replayed)
 
     async def list(self, tenant: str, after: str, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return a tenant's sessions by id, from behind `after`."""
@@ -138,29 +125,33 @@ class Sessions:
             ParamsConflict: the session has parameters, and not from this content.
             InvalidConfig, InvalidTensors: the content does not fit the session.
         """
-        content = await digest(INIT, file.asked(), file.tensors)
+        content = await _digest(INIT, file.asked(), file.tensors)
 
         async def find(header: Header, state: State) -> Entry | None:
-            _fence(state, generation)
+            fence(state, generation)
             entry = await self._store.find(header.key, INIT, 0)
             if entry is not None and entry.digest != content:
                 raise ParamsConflict("the parameters are set already, and differ from these")
             return entry
 
         async def plan(state: State) -> Planned:
-            return self._admit(state, file)
+            return await self._fitting(state, file)
 
         async with self._hot.use(ref) as hot:
             command = Command(INIT, content, file.tensors, find, plan)
             _, replayed = await self._journal.once(hot, command)
-            header, state = hot.loaded()
-            self._hot.reserve(hot, state.nbytes)
-            return view(header, state, replayed=replayed)
+            return receipts.view(*hot.loaded(), replayed=replayed)
 
     async def master(self, ref: Ref) -> DType:
-        """Return the dtype that a session computes in; it never changes."""
-        async with self._hot.use(ref) as hot:
-            return hot.loaded()[1].master
+        """Return the dtype that a session computes in, without waiting for its lock.
+
+        It never changes. Whether the session is still there is for the command
+        that follows to find out.
+        """
+        header = self._hot.header(ref) or await self._store.load(*ref)
+        if header is None or header.deleted_at is not None:
+            raise SessionNotFound(f"there is no session {ref[1]!r}")
+        return config_of(header).dtype.master
 
     async def params(self, ref: Ref) -> Parameters:
         """Return the parameters, rounded to the session's dtype."""
@@ -189,17 +180,17 @@ class Sessions:
             PositionMismatch, StepConflict, GenerationMismatch, ParamsMissing,
             InvalidTensors, NonFiniteGradient: the step was not taken.
         """
-        content = await digest(STEP, asked.model_dump(), gradients)
+        content = await _digest(STEP, asked.model_dump(), gradients)
 
         async def find(header: Header, state: State) -> Entry | None:
-            _fence(state, generation)
+            fence(state, generation)
             position = state.step + 1 if n is None else n
-            return await self._taken(header, STEP, position, state.step, content)
+            return await taken(self._store, header, STEP, position, state.step, content)
 
         async def plan(state: State) -> Planned:
             stepping.check(state, gradients)
             record = await offload(
-                size(gradients), stepping.plan, state, gradients, asked, self._compute
+                total_size(gradients), stepping.plan, state, gradients, asked, self._compute
             )
             n = state.step + 1
             return Planned(n, n, record.model_dump_json().encode())
@@ -209,7 +200,7 @@ class Sessions:
             entry, replayed = await self._journal.once(hot, command)
             state = hot.loaded()[1]
             params = await self._params(state) if want_params else None
-            return Stepped(receipt(state, entry, replayed=replayed), params, state.seq)
+            return Stepped(receipts.receipt(state, entry, replayed=replayed), params, state.seq)
 
     async def receipt(self, ref: Ref, n: int) -> Receipt:
         """Return the receipt of step n again."""
@@ -218,30 +209,30 @@ class Sessions:
             entry = await self._store.find(header.key, STEP, n) if n <= state.step else None
             if entry is None:
                 raise StepNotFound(f"step {n} is not in the log; the session is at {state.step}")
-            return receipt(state, entry, replayed=True)
+            return receipts.receipt(state, entry, replayed=True)
 
     async def history(self, ref: Ref, after: int, limit: int) -> HistoryPage:
         """Return the receipts of the steps behind `after`, at most `limit`."""
         async with self._hot.use(ref) as hot:
             header, state = hot.loaded()
-            entries = await self._store.history(header.key, STEP, after, limit + 1)
-            receipts = [receipt(state, entry, replayed=True) for entry in entries[:limit]]
-            more = receipts[-1].step if len(entries) > limit else None
-            return HistoryPage(receipts, more, len(state.groups.optimizers))
+            now = replace(state)
+        entries = await self._store.history(header.key, STEP, after, limit + 1)
+        size = sum(len(entry.record) for entry in entries)
+        return await offload(size, receipts.history_page, now, entries, limit)
 
     async def end_epoch(
         self, ref: Ref, e: int, metric: float | None, *, generation: int | None
     ) -> EpochReceipt:
         """End epoch e, which moves a schedule that counts epochs."""
-        content = await digest(EPOCH, {"metric": metric}, {})
+        content = await _digest(EPOCH, {"metric": metric}, {})
 
         async def find(header: Header, state: State) -> Entry | None:
-            _fence(state, generation)
+            fence(state, generation)
             if state.config.schedule_on != "epoch":
                 raise EpochsNotUsed(
                     'the schedule moves with every step; use "schedule_on": "epoch"'
                 )
-            return await self._taken(header, EPOCH, e, state.epoch, content)
+            return await taken(self._store, header, EPOCH, e, state.epoch, content)
 
         async def plan(state: State) -> Planned:
             if not state.tensors:
@@ -252,15 +243,17 @@ class Sessions:
         async with self._hot.use(ref) as hot:
             command = Command(EPOCH, content, {}, find, plan)
             entry, replayed = await self._journal.once(hot, command)
-            state = hot.loaded()[1]
-            return EpochReceipt(
-                epoch=entry.n,
-                step=state.step,
-                replayed=replayed,
-                metric=metric,
-                lr=state.rates(state.clock()),
-                generation=state.generation,
-            )
+            return receipts.epoch_receipt(hot.loaded()[1], entry, replayed=replayed)
+
+    async def epoch_receipt(self, ref: Ref, e: int) -> EpochReceipt:
+        """Return the receipt of epoch e again."""
+        async with self._hot.use(ref) as hot:
+            header, state = hot.loaded()
+            entry = await self._store.find(header.key, EPOCH, e) if e <= state.epoch else None
+            if entry is None:
+                detail = f"epoch {e} is not in the log; the session is at {state.epoch}"
+                raise StepNotFound(detail)
+            return receipts.epoch_receipt(state, entry, replayed=True)
 
     async def patch(
         self, ref: Ref, patch: ConfigPatch, *, generation: int | None, version: Version | None
@@ -271,16 +264,16 @@ class Sessions:
         whose change stands right behind it is replayed.
         """
         sent = patch.model_dump(mode="json", exclude_unset=True)
-        content = await digest(CONFIG, {"patch": sent}, {})
+        content = await _digest(CONFIG, {"patch": sent}, {})
 
         async def find(header: Header, state: State) -> Entry | None:
-            _fence(state, generation)
-            if version in (None, (state.generation, state.seq)):
+            fence(state, generation)
+            if version in (None, version_of(state)):
                 return None
             entry = await self._store.at(header.key, version[1] + 1) if version else None
             if entry and entry.kind == CONFIG and entry.digest == content:
                 return entry
-            raise _stale(state)
+            raise stale(state)
 
         async def plan(state: State) -> Planned:
             config = patched(state.config, patch, stepped=state.stepped)
@@ -292,13 +285,11 @@ class Sessions:
                 "config": config.model_dump(mode="json"),
                 "origin": began,
             }
-            return Planned(0, state.step, canonical(facts))
+            return Planned(0, state.step, canonical(facts), changed.nbytes)
 
         async with self._hot.use(ref) as hot:
             _, replayed = await self._journal.once(hot, Command(CONFIG, content, {}, find, plan))
-            header, state = hot.loaded()
-            hot.nbytes = state.nbytes  # a momentum switched on takes a slot
-            return view(header, state, replayed=replayed)
+            return receipts.view(*hot.loaded(), replayed=replayed)
 
     async def delete(
         self, ref: Ref, *, version: Version | None, generation: int | None = None
@@ -329,9 +320,9 @@ class Sessions:
     async def _delete(self, hot: Hot, version: Version | None, generation: int | None) -> None:
         while True:
             header, state = hot.loaded()
-            _fence(state, generation)
-            if version not in (None, (state.generation, state.seq)):
-                raise _stale(state)
+            fence(state, generation)
+            if version not in (None, version_of(state)):
+                raise stale(state)
             self._hot.drop(hot)
             try:
                 await self._store.delete(header, state.seq)
@@ -340,47 +331,40 @@ class Sessions:
             else:
                 return
 
-    def _admit(self, state: State, file: StateFile) -> Planned:
+    async def _fitting(self, state: State, file: StateFile) -> Planned:
         """Return the first entry of a session that takes `file`, or raise."""
         if state.tensors or not file.tensors:
             raise InvalidTensors(Fault("/params", "must hold at least one tensor"))
-        state.check(file.tensors, file.counters)
         filled = replace(state, step=file.step, epoch=file.epoch, origin=file.origin)
+        if filled.clock() < 0:
+            detail = "the schedule would begin behind the position of the state"
+            raise InvalidTensors(Fault("/__metadata__/origin", detail))
         filled.rates(filled.clock())  # what cannot be answered is not logged
-        self._hot.admit(state.footprint(file.sizes()))
-        return Planned(0, file.step, file.record())
+        matches = len(file.tensors) * sum(len(g.match) for g in state.config.param_groups)
+        work = total_size(file.tensors) + 10 * matches
+        nbytes = await offload(work, _checked_footprint, state, file)
+        return Planned(0, file.step, file.record(), nbytes)
 
     async def _params(self, state: State) -> Parameters:
         tensors = await offload(state.elements, state.params)
         return Parameters(state.step, state.generation, tensors)
 
-    async def _taken(
-        self, header: Header, kind: str, n: int, position: int, content: bytes
-    ) -> Entry | None:
-        """Return the entry of n if it was taken with this content, None if it is next."""
-        if n == position + 1:
-            return None
-        entry = await self._store.find(header.key, kind, n) if n <= position else None
-        if entry is None:
-            detail = f"the session is at {kind} {position}; send {position + 1}, not {n}"
-            raise PositionMismatch(detail, expected=position + 1)
-        if entry.digest != content:
-            detail = f"{kind} {n} was taken with other content; send {position + 1}"
-            raise StepConflict(detail, expected=position + 1)
-        return entry
+
+def _checked_footprint(state: State, file: StateFile) -> int:
+    """Return the memory that an empty session takes with `file`, or raise."""
+    state.check(file.tensors, file.counters)
+    return state.footprint(param_sizes(index(file.tensors)))
 
 
-def _fence(state: State, generation: int | None) -> None:
-    if generation not in (None, state.generation):
-        raise GenerationMismatch(
-            f"the session is at generation {state.generation}, the request says {generation}; "
-            "it was rewound since: read it again before writing",
-            generation=state.generation,
-        )
+async def _digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
+    """Return the content digest of a command."""
+    return await offload(total_size(tensors), content_digest, {"kind": kind, **asked}, tensors)
 
 
-def _stale(state: State) -> PreconditionFailed:
-    version = f"{state.generation}-{state.seq}"
-    return PreconditionFailed(
-        f'If-Match does not name the current version, "{version}"', etag=version
-    )
+def _recognise(wanted: Header, found: Header) -> None:
+    """Raise unless an id was taken by the same request before."""
+    if found.deleted_at is not None:
+        raise SessionDeleted(f"the id {found.id!r} is never given again; choose another")
+    if found.digest != wanted.digest:
+        detail = f"the session {found.id!r} was created with other content; choose another id"
+        raise SessionConflict(detail)

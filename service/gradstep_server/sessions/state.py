@@ -1,6 +1,7 @@
 """What a log means: tensors, their slots and counters, and where the session stands.
 
-A `State` is changed by `transitions.advance` only, live and in replay alike.
+A `State` is made from a snapshot or from nothing, and then changed by
+`transitions.advance` only, live and in replay alike.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from gradstep_server.errors import Fault, pointer
 from gradstep_server.optimizers import FloatArray, Optimizer
 from gradstep_server.schedulers import RateOverflow
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
-from gradstep_server.sessions.errors import Fault, InvalidConfig, InvalidTensors, pointer
+from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
 PARAMS = "params"

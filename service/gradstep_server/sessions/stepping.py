@@ -15,18 +15,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
+from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.kinds import NonNegative, Real
 from gradstep_server.optimizers import Clipping, Compute, FloatArray
 from gradstep_server.optimizers.clipping import clipping, first_unusable, tensor_norm
 from gradstep_server.sessions.digests import Index, index
-from gradstep_server.sessions.errors import (
-    Fault,
-    InvalidRequest,
-    InvalidTensors,
-    NonFiniteGradient,
-    ParamsMissing,
-    pointer,
-)
+from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
 from gradstep_server.sessions.state import State, TensorState
 from gradstep_server.sessions.tensors import DType, Tensors
 
@@ -160,7 +154,7 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
         clipped=action.clipped,
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
-        coefficients=_coefficients(state, gradients, rates) if applied else [],
+        coefficients=_coefficients(state, gradients, rates, asked) if applied else [],
     )
 
 
@@ -191,19 +185,25 @@ def _key(state: State, tensor: TensorState) -> Key:
     return tensor.group, tensor.steps, fresh
 
 
-def _coefficients(state: State, names: Gradients, rates: list[float]) -> list[Coefficients]:
+def _coefficients(
+    state: State, gradients: Gradients, rates: list[float], asked: Asked
+) -> list[Coefficients]:
     """Return the coefficients of this step, once per distinct key."""
     limit = float(np.finfo(np.float64 if state.master is DType.F64 else np.float32).max)
     found: dict[Key, Coefficients] = {}
-    for name in names:
+    for name in gradients:
         group, steps, fresh = key = _key(state, state.tensors[name])
         if key in found:
             continue
         optimizer = state.groups.optimizers[group]
         values = optimizer.coefficients(rates[group], steps + 1, fresh=fresh)
         if not all(abs(value) <= limit for value in values):
-            detail = f"the rate {rates[group]} takes the step out of the range of {state.master}"
-            raise InvalidRequest(Fault("/lr", detail))
+            at = "/optimizer" if asked.lr is None else "/lr"
+            detail = (
+                f"with the rate {rates[group]} and the hyperparameters of group {group} the step "
+                f"leaves the range of {state.master}"
+            )
+            raise InvalidRequest(Fault(at, detail))
         found[key] = Coefficients(group=group, steps=steps, fresh=fresh, values=list(values))
     return list(found.values())
 

@@ -43,7 +43,7 @@ class Header:
     creators of one id never share a log. Lowercase hexadecimal."""
 
     config: bytes
-    """The configuration as JSON."""
+    """What `headers.header_of` wrote: the configuration, and what it was filled with."""
 
     digest: bytes
     """The digest of everything that was asked for, to recognise a retry."""
@@ -78,7 +78,7 @@ class Entry:
     """Everything else that replay needs, and the receipt, as JSON."""
 
     seal: bytes
-    """The digest of all fields above, by which damage is recognised."""
+    """The digest of all other fields, by which damage is recognised."""
 
     body_size: int
     """The number of bytes in the body."""

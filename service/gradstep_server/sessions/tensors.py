@@ -7,7 +7,7 @@ Widening to a master is exact; narrowing rounds to nearest, ties to even.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,7 +62,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """The number of elements."""
-        return math.prod(self.shape)
+        return elements(self.shape)
 
     def stored(self) -> NDArray[np.generic]:
         """Return the bytes as a flat array of the storage dtype, without a copy."""
@@ -90,6 +90,16 @@ class Tensor:
 Tensors = Mapping[str, Tensor]
 
 
+def elements(shape: Iterable[int]) -> int:
+    """Return the number of elements of a tensor of this shape."""
+    return math.prod(shape)
+
+
+def total_size(tensors: Tensors) -> int:
+    """Return the number of elements of all tensors."""
+    return sum(tensor.size for tensor in tensors.values())
+
+
 def _cast(values: FloatArray, dtype: DType) -> NDArray[np.generic]:
     # Beyond the range is infinity, as IEEE rounds; a signalling NaN is a NaN.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -103,6 +113,6 @@ def to_bfloat16(values: FloatArray) -> NDArray[np.uint16]:
         block = values[start : start + _ROUNDING_BLOCK].view(np.uint32)
         rounded = (block + 0x7FFF + ((block >> 16) & 1)) >> 16
         quiet_nan = (block >> 16) | 0x0040
-        is_nan = (block & 0x7FFFFFFF) > 0x7F800000  # noqa: PLR2004  # beyond infinity's bits
+        is_nan = (block & 0x7FFFFFFF) > 0x7F800000  # noqa: PLR2004 - beyond infinity's bits
         bits[start : start + block.size] = np.where(is_nan, quiet_nan, rounded)
     return bits

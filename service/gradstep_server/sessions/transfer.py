@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Json, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
-from gradstep_server.kinds import Count
+from gradstep_server.errors import Fault, pointer
+from gradstep_server.kinds import MAX_COUNT, Count
 from gradstep_server.sessions.digests import canonical, index
-from gradstep_server.sessions.errors import Fault, InvalidTensors, pointer
+from gradstep_server.sessions.errors import InvalidTensors
 from gradstep_server.sessions.state import PARAMS, State
 from gradstep_server.sessions.tensors import Tensor, Tensors
 
@@ -35,15 +36,6 @@ class StateFile:
     def of_params(cls, params: Tensors) -> StateFile:
         """Return the content of a session that starts with these parameters."""
         return cls({f"{PARAMS}/{name}": tensor for name, tensor in params.items()})
-
-    def sizes(self) -> dict[str, int]:
-        """Return the number of elements of each parameter."""
-        start = f"{PARAMS}/"
-        return {
-            key.removeprefix(start): tensor.size
-            for key, tensor in self.tensors.items()
-            if key.startswith(start)
-        }
 
     def asked(self) -> dict[str, Any]:
         """Return the facts beside the tensors, for the digest."""
@@ -80,15 +72,19 @@ def exported(state: State) -> tuple[Tensors, dict[str, str]]:
     return tensors, metadata
 
 
+_Position = Annotated[Count, Field(le=MAX_COUNT // 2)]
+"""A count that leaves room for as many steps again."""
+
+
 class _Metadata(BaseModel):
     """What `exported` writes, read back; the configuration is the session's own."""
 
     model_config = ConfigDict(extra="ignore")
 
-    step: Json[Count]
-    epoch: Json[Count]
-    origin: Json[Count]
-    counters: Json[dict[str, Count]]
+    step: Json[_Position]
+    epoch: Json[_Position]
+    origin: Json[_Position]
+    counters: Json[dict[str, _Position]]
 
 
 def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:

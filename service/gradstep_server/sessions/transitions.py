@@ -1,4 +1,4 @@
-"""How one entry of a log changes a session: the only writer of a `State`."""
+"""How one entry of a log changes a session, live and in replay alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def advance(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> N
     state.updated_at = entry.created_at
 
 
-def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001  # all transitions look alike
+def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
     fill(state, orjson.loads(entry.record), tensors)
 
 
@@ -39,11 +39,11 @@ def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> Non
         stepping.apply(state, record, tensors, compute)
 
 
-def _epoch(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001  # likewise
+def _epoch(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
     state.epoch = entry.n
 
 
-def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001  # likewise
+def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
     facts = orjson.loads(entry.record)
     state.config = SessionConfig.model_validate(facts["config"])
     state.groups = resolve(state.config)

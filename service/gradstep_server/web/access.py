@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from gradstep_server.sessions.errors import Fault, InvalidRequest
+from gradstep_server.errors import Fault, InvalidRequest
+from gradstep_server.kinds import MAX_COUNT
+from gradstep_server.sessions.errors import SessionNotFound
+from gradstep_server.sessions.guards import Version
 from gradstep_server.sessions.hot import Ref
 from gradstep_server.sessions.safetensors import Limits
-from gradstep_server.sessions.service import Sessions, Version
+from gradstep_server.sessions.service import Sessions
 from gradstep_server.web.session_models import SessionId
 
 TENANT = "default"
 """The one tenant there is as long as there are no keys."""
 
-_ETAG = re.compile(r'"(\d{1,16})-(\d{1,16})"')
+_TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
+_TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
+_VERSION = re.compile(r'(?<!W/)"([0-9]{1,16})-([0-9]{1,16})"')
+_NEVER: Version = (0, MAX_COUNT)
+"""A version that no session ever has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +46,38 @@ def _ref(id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
     return TENANT, id
 
 
-def _version(if_match: Annotated[str | None, Header()] = None) -> Version | None:
-    if if_match is None or if_match.strip() == "*":
-        return None
-    match = _ETAG.fullmatch(if_match.strip())
-    if match is None:
-        detail = 'must be the ETag of the session, such as "1-5", or *'
-        raise InvalidRequest(Fault("/header/if-match", detail))
-    return int(match[1]), int(match[2])
-
-
 ServicesOf = Annotated[Services, Depends(_services)]
 RefOf = Annotated[Ref, Depends(_ref)]
+
+
+def _versions(if_match: str) -> list[Version]:
+    """Return the versions that a list of tags may mean; weak tags and others' mean none."""
+    if not _TAGS.fullmatch(if_match):
+        detail = 'must hold ETags of the session, such as "1-5", or be *'
+        raise InvalidRequest(Fault("/header/if-match", detail))
+    return [(int(found[1]), int(found[2])) for found in _VERSION.finditer(if_match)]
+
+
+async def _version(
+    ref: RefOf,
+    services: ServicesOf,
+    if_match: Annotated[
+        list[str] | None, Header(description="The ETags of which the session must have one.")
+    ] = None,
+) -> Version | None:
+    """Return the version that must be current: of several the one that is, or the newest."""
+    sent = ",".join(if_match or ["*"])
+    if sent.strip() == "*":
+        return None
+    versions = _versions(sent)
+    if len(versions) > 1:
+        with suppress(SessionNotFound):
+            view = await services.sessions.view(ref)
+            if (view.generation, view.seq) in versions:
+                return view.generation, view.seq
+    return max(versions, default=_NEVER)
+
+
 IfMatch = Annotated[Version | None, Depends(_version)]
 Generation = Annotated[
     int | None,

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
 from gradstep_server.backprop import BackpropError, Loss, linear
+from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.kinds import NonNegative, Positive, Real
-from gradstep_server.sessions.errors import Fault, InvalidRequest
-from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
-from gradstep_server.web.json_body import StrictJsonRoute
-from gradstep_server.web.problems import responses
+from gradstep_server.web.pointers import clause
+from gradstep_server.web.problems import BODY_FAILS, responses
+from gradstep_server.web.strict_route import StrictRoute
 
 
 def _depth(value: object) -> str:
@@ -133,7 +133,7 @@ class LinearAnswer(BaseModel):
     """The factors whose products they are."""
 
 
-router = APIRouter(prefix="/v1/backprop", tags=["backprop"], route_class=StrictJsonRoute)
+router = APIRouter(prefix="/v1/backprop", tags=["backprop"], route_class=StrictRoute)
 
 
 @router.post(
@@ -141,14 +141,14 @@ router = APIRouter(prefix="/v1/backprop", tags=["backprop"], route_class=StrictJ
     operation_id="backpropLinear",
     summary="Differentiate a linear model's loss by its weights and bias.",
     response_model=LinearAnswer,
-    responses=responses(InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType),
+    responses=responses(*BODY_FAILS),
 )
 def backprop_linear(asked: LinearRequest) -> Response:
     """Shapes: x (n), θ and b numbers; or x (n, d), θ (d), b a number; or θ (d, k), b (k)."""
     try:
         result = linear(**dict(asked))
     except BackpropError as error:
-        raise InvalidRequest(Fault(error.pointer, error.detail)) from error
+        raise InvalidRequest(Fault(error.pointer, clause(error.detail))) from error
     found = dict(vars(result))
     answer = {
         "y_hat": found.pop("y_hat"),

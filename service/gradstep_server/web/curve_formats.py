@@ -18,10 +18,11 @@ from fastapi.responses import StreamingResponse
 from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
+from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import Curve, RateOverflow, Rates, Steps, WindowError, window
 from gradstep_server.schedulers.curve import CHUNK
-from gradstep_server.sessions.errors import Fault, InvalidRequest
 from gradstep_server.web import picture
+from gradstep_server.web.pointers import clause
 
 CurveFormat = Literal["json", "columns", "rows", "csv", "svg"]
 """`json` and `columns` are the same: one array per column."""
@@ -79,7 +80,7 @@ def points(
             steps, start=start, stride=stride, last_epoch=last_epoch, limit=limit // groups
         )
     except WindowError as error:
-        raise InvalidRequest(Fault(f"{where}/{error.field}", error.detail)) from error
+        raise InvalidRequest(Fault(f"{where}/{error.field}", clause(error.detail))) from error
 
 
 async def respond(
@@ -116,9 +117,9 @@ def _prepare(drawing: Drawing, where: str) -> Iterator[bytes]:
         # What has begun to be sent cannot become an error any more.
         curve.ensure_finite()
     except WindowError as error:
-        raise InvalidRequest(Fault(f"{where}/{error.field}", error.detail)) from error
+        raise InvalidRequest(Fault(f"{where}/{error.field}", clause(error.detail))) from error
     except RateOverflow as error:
-        raise InvalidRequest(Fault(where, str(error))) from error
+        raise InvalidRequest(Fault(where, clause(str(error)))) from error
     if drawing.form == "svg":
         return iter([picture.picture(curve, drawing.title, drawing.subtitle)])
     return _WRITERS[drawing.form](curve, drawing)

@@ -13,8 +13,8 @@ import orjson
 from pydantic import JsonValue, ValidationError
 from starlette.datastructures import QueryParams
 
+from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import SCHEDULERS, Schedule
-from gradstep_server.sessions.errors import Fault, InvalidRequest
 from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.errors import UnknownKind
 from gradstep_server.web.pointers import faults

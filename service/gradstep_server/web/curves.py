@@ -6,20 +6,15 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
+from gradstep_server.errors import InvalidRequest
 from gradstep_server.schedulers import Curve, Schedule
-from gradstep_server.sessions.errors import InvalidRequest
 from gradstep_server.web import caching
 from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_query import WINDOW, from_query
 from gradstep_server.web.curve_request import CurveAnswer, CurveRequest
-from gradstep_server.web.errors import (
-    BodyTooLarge,
-    MalformedBody,
-    UnknownKind,
-    UnsupportedMediaType,
-)
-from gradstep_server.web.json_body import StrictJsonRoute
-from gradstep_server.web.problems import responses
+from gradstep_server.web.errors import UnknownKind
+from gradstep_server.web.problems import BODY_FAILS, responses
+from gradstep_server.web.strict_route import StrictRoute
 
 Form = Annotated[
     CurveFormat,
@@ -47,7 +42,7 @@ def router(max_points: int) -> APIRouter:
     Args:
         max_points: the most numbers in one answer.
     """
-    routes = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=StrictJsonRoute)
+    routes = APIRouter(prefix="/v1/schedules", tags=["schedules"], route_class=StrictRoute)
 
     @routes.post(
         "",
@@ -55,7 +50,7 @@ def router(max_points: int) -> APIRouter:
         summary="Compute the learning rates of a schedule over a window of steps.",
         responses={
             **_ANSWER,
-            **responses(InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType),
+            **responses(*BODY_FAILS),
         },
     )
     async def create_curve(asked: CurveRequest, format: Form = "json") -> Response:  # noqa: A002 - the parameter's name on the wire
@@ -80,7 +75,7 @@ def router(max_points: int) -> APIRouter:
     async def get_curve(
         request: Request,
         type: str,  # noqa: A002 - the parameter's name on the wire
-        format: Form = "json",  # noqa: A002 - likewise
+        format: Form = "json",  # noqa: A002 - the parameter's name on the wire
         spec: Annotated[  # noqa: ARG001 - read from the query by from_query, declared for OpenAPI
             str | None, Query(description="The scheduler as JSON, instead of its parameters.")
         ] = None,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from gradstep_server.sessions.errors import GradstepError, NotFound
+from gradstep_server.errors import GradstepError, NotFound
 
 
 class MalformedBody(GradstepError):

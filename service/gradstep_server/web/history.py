@@ -7,22 +7,25 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict
 
+from gradstep_server.errors import InvalidRequest
 from gradstep_server.kinds import MAX_COUNT
-from gradstep_server.schedulers import SCHEDULERS, Curve
-from gradstep_server.sessions.errors import InvalidRequest, SessionNotFound
+from gradstep_server.schedulers import Curve
+from gradstep_server.schedulers.constant_lr import ConstantLR
+from gradstep_server.schedulers.curve import MIN_DECIMATED
+from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.receipts import HistoryPage
 from gradstep_server.web.access import RefOf, ServicesOf
 from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_request import CurveAnswer
-from gradstep_server.web.json_body import StrictJsonRoute
 from gradstep_server.web.problems import responses
+from gradstep_server.web.strict_route import StrictRoute
 from gradstep_server.web.tensor_answers import json_answer
 
 _COLUMNS = ("step", "lr", "grad_norm", "loss", "applied", "clipped")
-_KEPT_RATE = SCHEDULERS["ConstantLR"].model_validate({"factor": 1})
+_KEPT_RATE = ConstantLR(factor=1)
 """The schedule of a session that has none."""
 
-router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], route_class=StrictJsonRoute)
+router = APIRouter(prefix="/v1/sessions/{id}", tags=["sessions"], route_class=StrictRoute)
 
 
 class HistoryAnswer(BaseModel):
@@ -91,7 +94,8 @@ async def get_schedule(
     steps: Annotated[int, Query(ge=1, le=MAX_COUNT, description="How many steps.")] = 100,
     stride: Annotated[int, Query(ge=1, le=MAX_COUNT, description="Steps between points.")] = 1,
     max_points: Annotated[
-        int | None, Query(ge=4, le=MAX_COUNT, description="Keep at most so many points.")
+        int | None,
+        Query(ge=MIN_DECIMATED, le=MAX_COUNT, description="Keep at most so many points."),
     ] = None,
 ) -> Response:
     view = await services.sessions.view(ref)

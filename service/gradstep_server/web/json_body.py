@@ -1,21 +1,16 @@
-"""JSON bodies are read here and nowhere else: strictly, and within a limit.
-
-`StrictJsonRoute` does it for every route whose body is a pydantic model. Routes
-that read tensors too call `require_json_type`, `read` and `parse` themselves.
-"""
+"""JSON bodies are read here and nowhere else: strictly, and within a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
-
 import orjson
-from fastapi import Request, Response
-from fastapi.routing import APIRoute
+from fastapi import Request
 from pydantic import JsonValue
 from starlette.datastructures import Headers
 
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
+
+LIMIT = 64 * 2**20
+"""The largest body in bytes. JSON takes some 20 times its size in memory."""
 
 
 def parse(body: bytes | bytearray | memoryview) -> JsonValue:
@@ -50,7 +45,7 @@ def refuse_encoding(headers: Headers) -> None:
     encoding = headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise UnsupportedMediaType(
-            f"Content-Encoding {encoding[:32]!r} is not supported; send the body as it is"
+            f"the Content-Encoding {encoding[:32]!r} is not supported; send the body as it is"
         )
 
 
@@ -66,6 +61,13 @@ def is_json(media: str) -> bool:
     )
 
 
+def unsupported(headers: Headers, *accepted: str) -> UnsupportedMediaType:
+    """Return the refusal of a body by its Content-Type, which names what to send instead."""
+    media = media_type(headers)
+    said = f"the Content-Type is {media[:64]!r}" if media else "the Content-Type is missing"
+    return UnsupportedMediaType(f"{said}; send {' or '.join(accepted)}")
+
+
 def require_json_type(headers: Headers) -> None:
     """Refuse any body that does not say that it is plain JSON.
 
@@ -73,10 +75,8 @@ def require_json_type(headers: Headers) -> None:
         UnsupportedMediaType: Content-Type is missing or names something else.
     """
     refuse_encoding(headers)
-    media = media_type(headers)
-    if not is_json(media):
-        said = f"Content-Type is {media[:64]!r}" if media else "Content-Type is missing"
-        raise UnsupportedMediaType(f"{said}; send Content-Type: application/json")
+    if not is_json(media_type(headers)):
+        raise unsupported(headers, "application/json")
 
 
 async def read(request: Request, limit: int) -> bytes:
@@ -87,48 +87,14 @@ async def read(request: Request, limit: int) -> bytes:
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
-        raise BodyTooLarge(f"the body has {announced} bytes; at most {limit} are accepted here")
+        raise BodyTooLarge(
+            f"the body has {announced} bytes; at most {limit} bytes of JSON are accepted"
+        )
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
-            raise BodyTooLarge(f"the body has more than the {limit} bytes accepted here")
+            raise BodyTooLarge(f"the body has more than the {limit} bytes of JSON accepted")
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-class _ParsedRequest(Request):
-    """A request whose body was read and parsed before FastAPI asks for it."""
-
-    async def load(self, limit: int) -> None:
-        body = await read(self, limit)
-        # These are the places in which Starlette's own body() and json() keep their answers.
-        self._body = body
-        if body:
-            require_json_type(self.headers)
-            self._json = parse(body)
-
-
-class StrictJsonRoute(APIRoute):
-    """A route whose JSON body is parsed by `parse`, so that every failure is a problem.
-
-    FastAPI reads a body of another type as text, accepts NaN, and turns what
-    it cannot parse into a bare 400; this route answers 415 or 400 with a reason.
-    """
-
-    json_limit: ClassVar[int] = 64 * 2**20
-    """The largest body in bytes. JSON takes some 20 times its size in memory."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler that FastAPI calls for each request."""
-        handle = super().get_route_handler()
-        if self.body_field is None:
-            return handle
-
-        async def handle_parsed(request: Request) -> Response:
-            parsed = _ParsedRequest(request.scope, request.receive)
-            await parsed.load(self.json_limit)
-            return await handle(parsed)
-
-        return handle_parsed

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep_server.sessions.errors import Fault, InvalidTensors, pointer
+from gradstep_server.errors import Fault, pointer
+from gradstep_server.sessions.errors import InvalidTensors
+from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.safetensors import MAX_RANK
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
-_MAX_RANK = 32
 
-
-def read(values: Mapping[str, Any], dtype: DType, field: str, limit: int) -> dict[str, Tensor]:
+async def read(
+    values: Mapping[str, Any], dtype: DType, field: str, limit: int
+) -> dict[str, Tensor]:
     """Return the tensors that nested lists stand for, rounded to a master dtype.
+
+    Many elements are read in a thread.
 
     Args:
         values: nested lists of numbers, or a number for a tensor of rank 0, by name.
@@ -31,6 +36,19 @@ def read(values: Mapping[str, Any], dtype: DType, field: str, limit: int) -> dic
     if len(values) > limit:
         detail = f"holds {len(values)} tensors; at most {limit} are accepted"
         raise InvalidTensors(Fault(pointer(field), detail))
+    return await offload(sum(map(_extent, values.values())), _read, values, dtype, field)
+
+
+def _extent(value: object) -> int:
+    """Estimate the number of elements by the first list of each level."""
+    extent = 1
+    while isinstance(value, list) and value:
+        extent *= len(value)
+        value = value[0]
+    return extent
+
+
+def _read(values: Mapping[str, Any], dtype: DType, field: str) -> dict[str, Tensor]:
     return {name: _tensor(value, dtype, pointer(field, name)) for name, value in values.items()}
 
 
@@ -68,8 +86,8 @@ def _flatten(value: object, at: str) -> tuple[tuple[int, ...], list[Any]]:
                 f"is ragged: lists of {min(lengths)} and of {max(lengths)} elements side by side"
             )
             raise InvalidTensors(Fault(at, detail))
-        if len(shape) == _MAX_RANK:
-            raise InvalidTensors(Fault(at, f"is nested more than {_MAX_RANK} lists deep"))
+        if len(shape) == MAX_RANK:
+            raise InvalidTensors(Fault(at, f"is nested more than {MAX_RANK} lists deep"))
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
     return tuple(shape), level

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 
-from gradstep_server.sessions.errors import InvalidRequest
+from gradstep_server.errors import InvalidRequest
 from gradstep_server.web import problems
 
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from gradstep_server.sessions.errors import Fault, pointer
+from gradstep_server.errors import Fault, pointer
 
 MAX_FAULTS = 20
 """More than this many wrong places in one request help nobody."""
@@ -41,6 +41,11 @@ def request_faults(errors: Sequence[Mapping[str, Any]], body: object) -> list[Fa
         else:
             found.append(_fault(error, tuple(loc), body))
     return found
+
+
+def clause(text: str) -> str:
+    """Write a sentence of pydantic, or of a lower layer, as a detail: lowercase, no full stop."""
+    return text[:1].lower() + text[1:].removesuffix(".")
 
 
 def _own(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -104,11 +109,11 @@ def _sentence(error: Mapping[str, Any]) -> str:
             tag, known = error["ctx"]["tag"], error["ctx"]["expected_tags"]
             return f"{tag[:64]!r} is not known; use one of {known}"
         case "model_type" | "model_attributes_type" | "dict_type":
-            message = "Input should be an object"
+            message = "input should be an object"
         case "list_type" | "tuple_type":
-            message = "Input should be an array"
+            message = "input should be an array"
         case _:
-            message = str(error["msg"]).removeprefix("Value error, ")
+            message = clause(str(error["msg"]).removeprefix("Value error, "))
     given = error.get("input")
     if given is None or isinstance(given, bool | int | float | str):
         echo = repr(given)

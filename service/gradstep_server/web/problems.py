@@ -8,6 +8,7 @@ same shape.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -20,22 +21,22 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gradstep_server.errors import Fault, GradstepError, InvalidRequest, NotFound
 from gradstep_server.sessions import errors
-from gradstep_server.sessions.errors import Fault, GradstepError
 from gradstep_server.web.errors import (
     BodyTooLarge,
     MalformedBody,
     NotAcceptable,
     UnsupportedMediaType,
 )
-from gradstep_server.web.pointers import request_faults
+from gradstep_server.web.pointers import clause, request_faults
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("gradstep_server")
 
 STATUS: Mapping[type[GradstepError], int] = {
-    errors.InvalidRequest: 422,
-    errors.NotFound: 404,
+    InvalidRequest: 422,
+    NotFound: 404,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     errors.StoreUnavailable: 503,
@@ -55,12 +56,15 @@ RETRY_AFTER: Mapping[type[GradstepError], int] = {
 }
 """Seconds after which the same request is worth another try."""
 
+_PARAMETER = re.compile(r"\{[^}]+\}")
 _FRAMEWORK_CODES = {
+    400: (MalformedBody.code, MalformedBody.title),
     404: ("not-found", "There is no such address"),
     405: ("method-not-allowed", "The method is not allowed here"),
-    413: (BodyTooLarge.code, BodyTooLarge.title),
-    415: (UnsupportedMediaType.code, UnsupportedMediaType.title),
 }
+
+BODY_FAILS = (InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType)
+"""What every route with a body can answer."""
 
 
 class WrongPlace(BaseModel):
@@ -124,7 +128,7 @@ def responses(*classes: type[GradstepError]) -> dict[int | str, dict[str, Any]]:
 def render(request: Request, error: GradstepError) -> Response:
     """Answer with a problem."""
     cls = type(error)
-    faults = error.faults if isinstance(error, errors.InvalidRequest) else ()
+    faults = error.faults if isinstance(error, InvalidRequest) else ()
     headers = {"Retry-After": str(RETRY_AFTER[cls])} if cls in RETRY_AFTER else None
     return _document(
         request, status_of(cls), error.code, error.title, error.detail, faults, error.extra, headers
@@ -160,14 +164,16 @@ async def _gradstep_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, GradstepError):
         raise error
     if status_of(type(error)) == HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.error("%s: %s", error.code, error.detail)
+        request_id = request.scope.get("state", {}).get("request_id", "")
+        where = f"{request.method} {request.url.path}"
+        _log.error("%s: %s (%s, request %s)", error.code, error.detail, where, request_id)
     return render(request, error)
 
 
 async def _invalid_request(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    return render(request, errors.InvalidRequest(*request_faults(error.errors(), error.body)))
+    return render(request, InvalidRequest(*request_faults(error.errors(), error.body)))
 
 
 async def _framework_error(request: Request, error: Exception) -> Response:
@@ -175,16 +181,29 @@ async def _framework_error(request: Request, error: Exception) -> Response:
         raise error
     status = error.status_code
     code, title = _FRAMEWORK_CODES.get(status, ("invalid-request", "The request is not valid"))
-    path = request.url.path[:128]
+    path, headers = request.url.path[:128], error.headers
     match status:
         case 404:
             detail = f"there is nothing at {path}; /docs lists what there is"
         case 405:
-            allowed = (error.headers or {}).get("Allow", "")
-            detail = f"{request.method} is not allowed at {path}; allowed: {allowed}"
+            allowed = ", ".join(_allowed(request))
+            headers = {"Allow": allowed}
+            detail = f"the method {request.method} is not allowed at {path}; allowed: {allowed}"
         case _:
-            detail = error.detail
-    return _document(request, status, code, title, detail, headers=error.headers)
+            detail = clause(error.detail)
+    return _document(request, status, code, title, detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of all routes of an address; Starlette knows only the first one's."""
+    app: FastAPI = request.app
+    paths: Mapping[str, Mapping[str, object]] = app.openapi()["paths"]
+    return sorted(
+        method.upper()
+        for template, operations in paths.items()
+        if re.fullmatch(_PARAMETER.sub("[^/]+", template), request.url.path)
+        for method in operations
+    )
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette calls with both

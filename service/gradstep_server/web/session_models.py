@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.receipts import View
@@ -106,7 +106,7 @@ class SessionAnswer(BaseModel):
     tensors: dict[str, TensorInfo]
     created_at: datetime
     updated_at: datetime
-    replayed: Annotated[bool, Field()]
+    replayed: bool
     """Whether the request had been carried out before."""
 
 

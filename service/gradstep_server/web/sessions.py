@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
+from gradstep_server.errors import InvalidRequest
 from gradstep_server.sessions.config import ConfigPatch
 from gradstep_server.sessions.errors import (
     GenerationMismatch,
     InvalidConfig,
-    InvalidRequest,
     InvalidTensors,
     PreconditionFailed,
     SessionConflict,
@@ -32,9 +32,7 @@ from gradstep_server.web.access import (
     ServicesOf,
     etag,
 )
-from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
-from gradstep_server.web.json_body import StrictJsonRoute
-from gradstep_server.web.problems import responses
+from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.session_models import (
     CreateSession,
     SessionAnswer,
@@ -42,10 +40,10 @@ from gradstep_server.web.session_models import (
     answer,
     summary,
 )
+from gradstep_server.web.strict_route import StrictRoute
 
-_BODY_FAILS = (InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType)
 _CREATE_FAILS = responses(
-    *_BODY_FAILS,
+    *BODY_FAILS,
     InvalidConfig,
     InvalidTensors,
     SessionConflict,
@@ -57,7 +55,7 @@ _REPLAYED: dict[int | str, dict[str, Any]] = {
     200: {"model": SessionAnswer, "description": "It had been done before."}
 }
 
-router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=StrictJsonRoute)
+router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=StrictRoute)
 
 
 @router.post(
@@ -118,7 +116,7 @@ async def get_session(ref: RefOf, services: ServicesOf) -> Response:
     summary="Change hyperparameters, from the next step on; may be retried with If-Match.",
     response_model=SessionAnswer,
     responses=responses(
-        *_BODY_FAILS, InvalidConfig, SessionNotFound, PreconditionFailed, GenerationMismatch
+        *BODY_FAILS, InvalidConfig, SessionNotFound, PreconditionFailed, GenerationMismatch
     ),
 )
 async def patch_session(
@@ -157,7 +155,9 @@ async def _create(ref: Ref, body: CreateSession, services: Services) -> Response
     config = body.config()
     params = None
     if body.params is not None:
-        params = nested.read(body.params, config.dtype.master, "params", services.limits.tensors)
+        params = await nested.read(
+            body.params, config.dtype.master, "params", services.limits.tensors
+        )
     view = await services.sessions.create(ref, config, params)
     response = shown(view, 200 if view.replayed else 201)
     response.headers["Location"] = f"/v1/sessions/{ref[1]}"

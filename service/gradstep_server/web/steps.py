@@ -1,21 +1,19 @@
-"""``/v1/sessions/{id}/…``: steps, epochs, parameters and state."""
+"""``/v1/sessions/{id}/steps`` and ``…/epochs``: what moves a session on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from gradstep_server.kinds import MAX_COUNT, Real
 from gradstep_server.sessions.errors import (
     EpochsNotUsed,
     GenerationMismatch,
-    InvalidConfig,
-    InvalidRequest,
     InvalidTensors,
     NonFiniteGradient,
-    ParamsConflict,
     ParamsMissing,
     PositionMismatch,
     SessionNotFound,
@@ -26,49 +24,34 @@ from gradstep_server.sessions.errors import (
 )
 from gradstep_server.sessions.hot import Ref
 from gradstep_server.sessions.receipts import EpochReceipt, Receipt
-from gradstep_server.sessions.transfer import imported
-from gradstep_server.web import tensor_bodies
-from gradstep_server.web.access import Generation, RefOf, Services, ServicesOf
-from gradstep_server.web.errors import (
-    BodyTooLarge,
-    MalformedBody,
-    NotAcceptable,
-    UnsupportedMediaType,
-)
-from gradstep_server.web.json_body import StrictJsonRoute
-from gradstep_server.web.problems import responses
-from gradstep_server.web.session_models import SessionAnswer
-from gradstep_server.web.sessions import shown
-from gradstep_server.web.tensor_answers import (
-    file_answer,
-    json_answer,
-    params_answer,
-    step_answer,
-    wants_json,
-)
-from gradstep_server.web.tensor_bodies import SAFETENSORS, GradientsBody, ParamsBody
+from gradstep_server.web import tensor_answers, tensor_bodies
+from gradstep_server.web.access import Generation, RefOf, Services, ServicesOf, etag
+from gradstep_server.web.errors import NotAcceptable
+from gradstep_server.web.problems import BODY_FAILS, responses
+from gradstep_server.web.strict_route import StrictRoute
+from gradstep_server.web.tensor_answers import json_answer, require_small, step_answer, wants_json
+from gradstep_server.web.tensor_bodies import GradientsBody, Said
+
+
+def _digits(value: object) -> object:
+    """Refuse what pydantic would read as a whole number beside digits, such as ``2.0``."""
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("must be a whole number, written in decimal digits")
+    return value
+
 
 N = Annotated[
     int,
     Path(ge=1, le=MAX_COUNT, description="The position to take: the session's step plus one."),
+    BeforeValidator(_digits),
 ]
 Return = Annotated[
     Literal["params", "receipt"],
     Query(alias="return", description="`receipt` leaves the parameters out of the answer."),
 ]
 
-_FILE = {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}
-_BODY_FAILS = (InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType)
-_INITIAL_FAILS = responses(
-    *_BODY_FAILS,
-    InvalidConfig,
-    InvalidTensors,
-    SessionNotFound,
-    ParamsConflict,
-    GenerationMismatch,
-)
 _STEP_FAILS = responses(
-    *_BODY_FAILS,
+    *BODY_FAILS,
     InvalidTensors,
     NonFiniteGradient,
     SessionNotFound,
@@ -95,25 +78,17 @@ class EpochBody(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     metric: Real | None = None
-    """What a schedule such as ReduceLROnPlateau looks at; kept for the history."""
+    """A metric of the epoch, to be read again with `GET …/epochs/{e}`."""
 
 
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    """Declare a body that is JSON or safetensors, for OpenAPI."""
-    schema = {"schema": model.model_json_schema()}
-    content = {"application/json": schema, **_FILE}
-    return {"requestBody": {"required": True, "content": content}}
+class EpochAnswer(EpochReceipt):
+    """What the end of one epoch did."""
+
+    seq: Annotated[int, Field(exclude=True)]
+    """Where the log stands, which the ETag says."""
 
 
-def _answers(model: type[BaseModel], description: str, *statuses: int) -> dict[int | str, Any]:
-    """Declare answers that are JSON or safetensors, for OpenAPI."""
-    return {
-        status: {"model": model, "description": description, "content": _FILE}
-        for status in statuses
-    }
-
-
-router = APIRouter(prefix="/v1/sessions/{id}", tags=["steps"], route_class=StrictJsonRoute)
+router = APIRouter(prefix="/v1/sessions/{id}", tags=["steps"], route_class=StrictRoute)
 
 
 @router.put(
@@ -121,18 +96,23 @@ router = APIRouter(prefix="/v1/sessions/{id}", tags=["steps"], route_class=Stric
     operation_id="putStep",
     status_code=201,
     summary="Take step n, exactly once, whatever is retried.",
-    responses={**_answers(ReceiptAnswer, "Taken now, or before.", 201, 200), **_STEP_FAILS},
-    openapi_extra=_body(GradientsBody),
+    description=tensor_answers.SIZES,
+    responses={
+        **tensor_answers.declared(ReceiptAnswer, "Taken now, or before.", 201, 200),
+        **_STEP_FAILS,
+    },
+    openapi_extra=tensor_bodies.declared(GradientsBody),
 )
 async def put_step(
     request: Request,
     ref: RefOf,
     n: N,
     services: ServicesOf,
+    said: Said,
     generation: Generation = None,
     returned: Return = "params",
 ) -> Response:
-    return await _step(request, ref, n, services, generation, returned)
+    return await _step(request, ref, n, services, said, generation, returned)
 
 
 @router.post(
@@ -140,17 +120,19 @@ async def put_step(
     operation_id="postStep",
     status_code=201,
     summary="Take the next step, whichever it is: for people; a retry steps again.",
-    responses={**_answers(ReceiptAnswer, "Taken.", 201), **_STEP_FAILS},
-    openapi_extra=_body(GradientsBody),
+    description=tensor_answers.SIZES,
+    responses={**tensor_answers.declared(ReceiptAnswer, "Taken.", 201), **_STEP_FAILS},
+    openapi_extra=tensor_bodies.declared(GradientsBody),
 )
 async def post_step(
     request: Request,
     ref: RefOf,
     services: ServicesOf,
+    said: Said,
     generation: Generation = None,
     returned: Return = "params",
 ) -> Response:
-    return await _step(request, ref, None, services, generation, returned)
+    return await _step(request, ref, None, services, said, generation, returned)
 
 
 @router.get(
@@ -169,11 +151,11 @@ async def get_step(ref: RefOf, n: N, services: ServicesOf) -> Response:
     operation_id="putEpoch",
     status_code=201,
     summary="End epoch e, exactly once: moves a schedule that counts epochs.",
-    response_model=EpochReceipt,
+    response_model=EpochAnswer,
     responses={
-        200: {"model": EpochReceipt, "description": "It had been ended before."},
+        200: {"model": EpochAnswer, "description": "It had been ended before."},
         **responses(
-            *_BODY_FAILS,
+            *BODY_FAILS,
             SessionNotFound,
             EpochsNotUsed,
             PositionMismatch,
@@ -191,70 +173,25 @@ async def put_epoch(
 ) -> Response:
     metric = body.metric if body else None
     ended = await services.sessions.end_epoch(ref, e, metric, generation=generation)
-    answer = json_answer(dict(ended))
+    return _epoch_answer(ended)
+
+
+@router.get(
+    "/epochs/{e}",
+    operation_id="getEpoch",
+    summary="Read what ended epoch e again: its metric.",
+    response_model=EpochAnswer,
+    responses=responses(SessionNotFound, StepNotFound),
+)
+async def get_epoch(ref: RefOf, e: N, services: ServicesOf) -> Response:
+    return _epoch_answer(await services.sessions.epoch_receipt(ref, e))
+
+
+def _epoch_answer(ended: EpochReceipt) -> Response:
+    headers = {"ETag": etag((ended.generation, ended.seq))}
+    answer = json_answer(ended.model_dump(exclude={"seq"}), headers)
     answer.status_code = 200 if ended.replayed else 201
     return answer
-
-
-@router.put(
-    "/params",
-    operation_id="putParams",
-    status_code=201,
-    summary="Set the initial parameters, once; may be retried.",
-    response_model=SessionAnswer,
-    responses=_INITIAL_FAILS,
-    openapi_extra=_body(ParamsBody),
-)
-async def put_params(
-    request: Request, ref: RefOf, services: ServicesOf, generation: Generation = None
-) -> Response:
-    master = await services.sessions.master(ref)
-    params = await tensor_bodies.params(request, master, services.limits)
-    view = await services.sessions.set_params(ref, params, generation=generation)
-    return shown(view, 200 if view.replayed else 201)
-
-
-@router.get(
-    "/params",
-    operation_id="getParams",
-    summary="Download the parameters.",
-    responses={
-        **_answers(ParamsBody, "The parameters.", 200),
-        **responses(SessionNotFound, NotAcceptable),
-    },
-)
-async def get_params(request: Request, ref: RefOf, services: ServicesOf) -> Response:
-    as_json = wants_json(request, default=False)
-    return params_answer(await services.sessions.params(ref), as_json=as_json)
-
-
-@router.put(
-    "/state",
-    operation_id="putState",
-    status_code=201,
-    summary="Load a whole state into an empty session, whose position becomes the file's.",
-    response_model=SessionAnswer,
-    responses=_INITIAL_FAILS,
-    openapi_extra={"requestBody": {"required": True, "content": _FILE}},
-)
-async def put_state(
-    request: Request, ref: RefOf, services: ServicesOf, generation: Generation = None
-) -> Response:
-    tensors, metadata = await tensor_bodies.state(request, services.limits)
-    file = imported(tensors, metadata)
-    view = await services.sessions.set_state(ref, file, generation=generation)
-    return shown(view, 200 if view.replayed else 201)
-
-
-@router.get(
-    "/state",
-    operation_id="getState",
-    summary="Download the whole state: masters, slots and counters by name.",
-    responses={200: {"description": "The state.", "content": _FILE}, **responses(SessionNotFound)},
-)
-async def get_state(ref: RefOf, services: ServicesOf) -> Response:
-    tensors, metadata = await services.sessions.state(ref)
-    return file_answer(tensors, metadata, {})
 
 
 async def _step(
@@ -262,12 +199,15 @@ async def _step(
     ref: Ref,
     n: int | None,
     services: Services,
+    said: Mapping[str, str],
     generation: int | None,
     returned: str,
 ) -> Response:
     master = await services.sessions.master(ref)
-    read = await tensor_bodies.gradients(request, master, services.limits)
+    read = await tensor_bodies.gradients(request, said, master, services.limits)
     as_json = wants_json(request, default=read.json)
+    if as_json and returned == "params":  # refused before the step is taken
+        require_small((await services.sessions.view(ref)).shapes.values())
     stepped = await services.sessions.step(
         ref,
         n,
@@ -276,4 +216,4 @@ async def _step(
         generation=generation,
         want_params=returned == "params",
     )
-    return step_answer(stepped, as_json=as_json)
+    return await step_answer(stepped, as_json=as_json)

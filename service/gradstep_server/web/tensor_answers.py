@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import orjson
 from fastapi import Request, Response
+from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.types import Receive, Scope, Send
 
 from gradstep_server.sessions import safetensors
+from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import Parameters, Receipt, Stepped
 from gradstep_server.sessions.store import Body
 from gradstep_server.sessions.tensors import Tensors
 from gradstep_server.web import nested
+from gradstep_server.web.accept import preference
 from gradstep_server.web.access import etag
 from gradstep_server.web.errors import NotAcceptable
-from gradstep_server.web.tensor_bodies import SAFETENSORS, TENSOR_TYPES
+from gradstep_server.web.tensor_bodies import FILE, OTHER_NAMES, SAFETENSORS
 
 PIECE = 1 << 20
 """Bytes handed to the server at a time, so that it can wait for a slow reader."""
 
 
+JSON_ELEMENTS = 1 << 20
+"""The most elements that are written as JSON: some 20 MB, which take 40 ms."""
+
+SIZES = f"JSON is written for at most {JSON_ELEMENTS} elements; {SAFETENSORS} for any number."
+"""What a client must know of it, for OpenAPI."""
+
+
 def wants_json(request: Request, *, default: bool) -> bool:
-    """Whether the answer is to be JSON, by Accept, or by `default` where it says nothing.
+    """Whether the answer is to be JSON, by Accept, or by `default` where both are as welcome.
 
     Raises:
         NotAcceptable: Accept names neither JSON nor safetensors.
     """
-    accepted = {
-        part.partition(";")[0].strip().lower()
-        for part in request.headers.get("accept", "*/*").split(",")
+    as_json = preference(request.headers, "application/json")
+    as_file = preference(request.headers, SAFETENSORS, *OTHER_NAMES)
+    if max(as_json, as_file)[0] == 0:
+        raise NotAcceptable(f"this address writes application/json and {SAFETENSORS}")
+    return default if as_json == as_file else as_json > as_file
+
+
+def require_file(request: Request) -> None:
+    """Refuse a request that does not accept a safetensors file.
+
+    Raises:
+        NotAcceptable: it does not.
+    """
+    if preference(request.headers, SAFETENSORS, *OTHER_NAMES)[0] == 0:
+        raise NotAcceptable(f"this address writes {SAFETENSORS} alone")
+
+
+def require_small(shapes: Iterable[tuple[int, ...]]) -> None:
+    """Refuse to write tensors as JSON that would be huge.
+
+    Raises:
+        NotAcceptable: the shapes have more than `JSON_ELEMENTS` elements.
+    """
+    elements = sum(map(math.prod, shapes))
+    if elements > JSON_ELEMENTS:
+        raise NotAcceptable(
+            f"the parameters have {elements} elements, and at most {JSON_ELEMENTS} are written "
+            f"as JSON; send Accept: {SAFETENSORS}"
+        )
+
+
+def declared(model: type[BaseModel], description: str, *statuses: int) -> dict[int | str, Any]:
+    """Declare answers that are JSON or safetensors, for a route's ``responses=``."""
+    return {
+        status: {"model": model, "description": description, "content": FILE} for status in statuses
     }
-    if "application/json" in accepted:
-        return True
-    if accepted & TENSOR_TYPES:
-        return False
-    if accepted & {"*/*", "application/*", ""}:
-        return default
-    raise NotAcceptable(f"this address writes application/json and {SAFETENSORS}")
 
 
 class BodyAnswer(Response):
@@ -80,29 +117,41 @@ def file_answer(
     return BodyAnswer(safetensors.encode(tensors, metadata), headers, SAFETENSORS)
 
 
-def params_answer(params: Parameters, *, as_json: bool) -> Response:
+async def params_answer(params: Parameters, *, as_json: bool) -> Response:
     """Answer with the parameters of a session."""
     facts = {"step": params.step, "generation": params.generation}
     headers = _headers(facts)
     if as_json:
-        return json_answer({**facts, "params": nested.write(params.tensors)}, headers)
+        return await _nested_answer(facts, params.tensors, headers)
     metadata = {name: str(value) for name, value in facts.items()}
     return file_answer(params.tensors, metadata, headers)
 
 
-def step_answer(stepped: Stepped, *, as_json: bool) -> Response:
+async def step_answer(stepped: Stepped, *, as_json: bool) -> Response:
     """Answer with a receipt, and the parameters if they are wanted: 201, or 200 for a replay."""
     receipt, params = stepped.receipt, stepped.params
     headers = {**_receipt_headers(receipt), "ETag": etag((receipt.generation, stepped.seq))}
     facts = dict(receipt)
-    if params is None or as_json:
-        content = facts if params is None else {**facts, "params": nested.write(params.tensors)}
-        answer = json_answer(content, headers)
+    if params is None:
+        answer = json_answer(facts, headers)
+    elif as_json:
+        answer = await _nested_answer(facts, params.tensors, headers)
     else:
         metadata = {"receipt": orjson.dumps(facts).decode()}
         answer = file_answer(params.tensors, metadata, headers)
     answer.status_code = 200 if receipt.replayed else 201
     return answer
+
+
+async def _nested_answer(
+    facts: Mapping[str, Any], tensors: Tensors, headers: Mapping[str, str]
+) -> Response:
+    """Answer with JSON that holds parameters; many are written in a thread."""
+
+    def write() -> Response:
+        return json_answer({**facts, "params": nested.write(tensors)}, headers)
+
+    return await offload(sum(tensor.size for tensor in tensors.values()), write)
 
 
 def _receipt_headers(receipt: Receipt) -> dict[str, str]:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import orjson
-from fastapi import Request
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gradstep_server.errors import Fault, InvalidRequest
+from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions import safetensors
-from gradstep_server.sessions.errors import Fault, InvalidRequest
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import json_body, nested
-from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
+from gradstep_server.web.errors import MalformedBody
 from gradstep_server.web.pointers import faults
 
 SAFETENSORS = "application/vnd.safetensors"
 """The media type that is written; the registered name of the format."""
 
-TENSOR_TYPES = frozenset({SAFETENSORS, "application/x-safetensors", "application/octet-stream"})
-"""The media types that are read as safetensors."""
+OTHER_NAMES = ("application/x-safetensors", "application/octet-stream")
+"""Media types that are read as safetensors too."""
 
-STATE_FACTOR = 4
-"""How many tensors a state has for each parameter, at most."""
+FILE: dict[str, Any] = {SAFETENSORS: {"schema": {"type": "string", "format": "binary"}}}
+"""A safetensors file, for OpenAPI."""
 
-JSON_LIMIT = json_body.StrictJsonRoute.json_limit
+STATE_FACTOR = 1 + max(
+    len(kind.model_validate(example).slots())
+    for kind in OPTIMIZERS.values()
+    for example in kind.examples
+)
+"""How many tensors a state has for each parameter, at most: itself and its slots."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -68,17 +76,39 @@ class Gradients:
     """Whether it came as JSON."""
 
 
-async def gradients(request: Request, master: DType, limits: Limits) -> Gradients:
+def _said(
+    loss: Annotated[
+        str | None, Query(description="The loss; stands in the body where that is JSON.")
+    ] = None,
+    lr: Annotated[
+        str | None,
+        Query(
+            description="The rate of this step, or one for each group, separated by commas; "
+            "stands in the body where that is JSON."
+        ),
+    ] = None,
+) -> dict[str, str]:
+    return {name: text for name, text in (("loss", loss), ("lr", lr)) if text is not None}
+
+
+Said = Annotated[Mapping[str, str], Depends(_said)]
+"""What the query says beside safetensors gradients."""
+
+
+async def gradients(
+    request: Request, said: Mapping[str, str], master: DType, limits: Limits
+) -> Gradients:
     """Return the gradients of a body, and what was said beside them."""
     if _is_safetensors(request):
         tensors, _ = safetensors.decode(await receive(request), limits)
-        return Gradients(tensors, _asked(request), json=False)
-    for name in Asked.model_fields:
-        if name in request.query_params:
-            raise InvalidRequest(Fault(f"/query/{name}", "stands in the body where that is JSON"))
+        facts = {name: _number(text) for name, text in said.items()}
+        return Gradients(tensors, _validated(Asked, facts, "/query"), json=False)
+    if said:
+        detail = "stands in the body where that is JSON"
+        raise InvalidRequest(*(Fault(f"/query/{name}", detail) for name in said))
     body = _validated(GradientsBody, await _json(request))
-    asked = Asked(loss=body.loss, lr=body.lr)
-    return Gradients(nested.read(body.grads, master, "grads", limits.tensors), asked, json=True)
+    tensors = await nested.read(body.grads, master, "grads", limits.tensors)
+    return Gradients(tensors, Asked(loss=body.loss, lr=body.lr), json=True)
 
 
 async def params(request: Request, master: DType, limits: Limits) -> Tensors:
@@ -86,15 +116,21 @@ async def params(request: Request, master: DType, limits: Limits) -> Tensors:
     if _is_safetensors(request):
         return safetensors.decode(await receive(request), limits)[0]
     body = _validated(ParamsBody, await _json(request))
-    return nested.read(body.params, master, "params", limits.tensors)
+    return await nested.read(body.params, master, "params", limits.tensors)
 
 
 async def state(request: Request, limits: Limits) -> tuple[Tensors, dict[str, str]]:
     """Return the tensors and the metadata of a whole state, always a safetensors file."""
-    if not _is_safetensors(request):
-        raise UnsupportedMediaType(f"a state travels as {SAFETENSORS}")
+    if not _is_file(request):
+        raise json_body.unsupported(request.headers, SAFETENSORS)
     wider = Limits(limits.header * STATE_FACTOR, limits.tensors * STATE_FACTOR)
     return safetensors.decode(await receive(request), wider)
+
+
+def declared(model: type[BaseModel]) -> dict[str, Any]:
+    """Declare a body that is JSON or safetensors, for a route's ``openapi_extra=``."""
+    content = {"application/json": {"schema": model.model_json_schema()}, **FILE}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def receive(request: Request) -> memoryview:
@@ -109,7 +145,8 @@ async def receive(request: Request) -> memoryview:
         async for chunk in request.stream():
             grown += chunk
         return memoryview(grown)
-    buffer = memoryview(bytearray(int(announced)))
+    # Memory is taken as it is written, so that announcing much costs the server nothing.
+    buffer = np.empty(int(announced), np.uint8).data
     end = 0
     async for chunk in request.stream():
         start, end = end, end + len(chunk)
@@ -120,31 +157,21 @@ async def receive(request: Request) -> memoryview:
 
 
 def _is_safetensors(request: Request) -> bool:
-    json_body.refuse_encoding(request.headers)
-    media = json_body.media_type(request.headers)
-    if media in TENSOR_TYPES:
+    """Tell whether a body is safetensors or JSON; refuse what is neither."""
+    if _is_file(request):
         return True
-    if json_body.is_json(media):
+    if json_body.is_json(json_body.media_type(request.headers)):
         return False
-    said = f"Content-Type is {media[:64]!r}" if media else "Content-Type is missing"
-    raise UnsupportedMediaType(f"{said}; send {SAFETENSORS} or application/json")
+    raise json_body.unsupported(request.headers, SAFETENSORS, "application/json")
+
+
+def _is_file(request: Request) -> bool:
+    json_body.refuse_encoding(request.headers)
+    return json_body.media_type(request.headers) in {SAFETENSORS, *OTHER_NAMES}
 
 
 async def _json(request: Request) -> object:
-    body = await receive(request)
-    if len(body) > JSON_LIMIT:
-        detail = f"{len(body)} bytes of JSON; at most {JSON_LIMIT} are accepted, send {SAFETENSORS}"
-        raise BodyTooLarge(detail)
-    return json_body.parse(body)
-
-
-def _asked(request: Request) -> Asked:
-    """Return what the query says beside safetensors gradients."""
-    facts: dict[str, Any] = {}
-    for name in Asked.model_fields:
-        if (text := request.query_params.get(name)) is not None:
-            facts[name] = _number(text)
-    return _validated(Asked, facts, "/query")
+    return json_body.parse(await json_body.read(request, json_body.LIMIT))
 
 
 def _number(text: str) -> object:

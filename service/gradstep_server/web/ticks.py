@@ -10,6 +10,8 @@ _SUFFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
 _COMPACT_FROM = 10_000
 _PLAIN = 3
 """Rates of more than this many zeros are written as a multiple of a power of ten."""
+_NOTHING = 1e-300
+"""Rates below this one, hardly more than 0, leave no room for the numbers of an axis."""
 _FAR_AWAY = 1_000
 """A window this many times its own length away from 0 is labelled from where it begins."""
 
@@ -30,7 +32,7 @@ class Axis:
 
 def rate_axis(highest: float) -> Axis:
     """Return the axis of the rates: from 0 to a round number that is at least `highest`."""
-    if highest <= 0:
+    if highest < _NOTHING:
         return Axis(0.0, 1.0, ((0.0, "0"), (1.0, "1")), "learning rate")
     step, exponent = _round_step(highest / 5)
     count = math.ceil(highest / (step * 10.0**exponent) - 1e-9)

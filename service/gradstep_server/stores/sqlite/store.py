@@ -34,7 +34,7 @@ class SqliteStore:
             shared: whether other processes open the same directory.
             open_files: how many session files are kept open, at three descriptors each.
         """
-        self._path = directory
+        self._path = directory.absolute()
         self._shared = shared
         self._lock = DirectoryLock(directory / "lock", shared=shared)
         self._sessions = SqliteDirectory(directory, shared=shared, open_files=open_files)

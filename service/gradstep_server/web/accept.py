@@ -1,0 +1,41 @@
+"""What the client would rather read: the Accept header (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from starlette.datastructures import Headers
+
+Preference = tuple[float, int]
+"""How much a form is wanted, from 0 (not at all) to 1, and how precisely Accept names it."""
+
+
+def preference(headers: Headers, name: str, *others: str) -> Preference:
+    """Return how much a form is wanted; the most precise range that names it decides.
+
+    Args:
+        headers: the request's.
+        name: the media type in which the form is written.
+        others: further names of it.
+    """
+    precision = {"*/*": 0, f"{name.partition('/')[0]}/*": 1, **dict.fromkeys(others, 2), name: 3}
+    found = [(precision[media], q) for media, q in _ranges(headers) if media in precision]
+    precise, q = max(found, default=(0, 0.0))
+    return q, precise
+
+
+def _ranges(headers: Headers) -> Iterator[tuple[str, float]]:
+    """Yield each media range with its q-value; without a header all is wanted."""
+    for part in (",".join(headers.getlist("accept")).strip() or "*/*").split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weights = [text[2:] for text in parameters if text.startswith("q=")]
+        yield media, _weight(weights[0]) if weights else 1.0
+
+
+def _weight(text: str) -> float:
+    """Return a q-value; what is none makes its range unwanted."""
+    try:
+        q = float(text)
+    except ValueError:
+        return 0.0
+    return q if 0 <= q <= 1 else 0.0

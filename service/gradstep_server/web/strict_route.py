@@ -1,0 +1,76 @@
+"""Routes that take nothing but what they declare: a JSON body read strictly, a known query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, ClassVar
+
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from gradstep_server.errors import Fault, InvalidRequest, pointer
+from gradstep_server.web import json_body
+from gradstep_server.web.pointers import MAX_FAULTS
+
+_MAX_NAME = 64
+
+
+class _ParsedRequest(Request):
+    """A request whose body was read and parsed before FastAPI asks for it."""
+
+    async def load(self, limit: int) -> None:
+        body = await json_body.read(self, limit)
+        # These are the places in which Starlette's own body() and json() keep their answers.
+        self._body = body
+        if body:
+            json_body.require_json_type(self.headers)
+            self._json = json_body.parse(body)
+
+
+class StrictRoute(APIRoute):
+    """A route that refuses unknown query parameters, and parses JSON by `json_body`.
+
+    FastAPI ignores what the query says beyond the parameters of a route; this
+    route answers 422, unless it declares its query by ``openapi_extra`` and so
+    reads it by itself. FastAPI also reads a body of another type as text,
+    accepts NaN, and turns what it cannot parse into a bare 400; this route
+    answers 415 or 400 with a reason.
+    """
+
+    json_limit: ClassVar[int] = json_body.LIMIT
+    """The largest body in bytes."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler that FastAPI calls for each request."""
+        handle = super().get_route_handler()
+        known = set(_query(self.dependant))
+        reads_query = "parameters" in (self.openapi_extra or {})
+
+        async def handle_strictly(request: Request) -> Response:
+            if not reads_query:
+                _refuse_unknown(request, known)
+            if self.body_field is not None:
+                request = _ParsedRequest(request.scope, request.receive)
+                await request.load(self.json_limit)
+            return await handle(request)
+
+        return handle_strictly
+
+
+def _query(dependant: Dependant) -> Iterator[str]:
+    """Yield the names of the query parameters that a route and its dependencies declare."""
+    yield from (field.alias for field in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query(inner)
+
+
+def _refuse_unknown(request: Request, known: set[str]) -> None:
+    there = f"there are {', '.join(sorted(known))}" if known else "there are none"
+    faults = [
+        Fault(pointer("query", name[:_MAX_NAME]), f"there is no parameter of this name; {there}")
+        for name in dict.fromkeys(request.query_params)
+        if name not in known
+    ]
+    if faults:
+        raise InvalidRequest(*faults[:MAX_FAULTS])
