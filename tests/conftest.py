@@ -6,7 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from postgres_server import PostgresServer
 from server_process import Server, server
+
+
+@pytest.fixture(scope="session")
+def postgres_process() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for the whole run."""
+    started = PostgresServer()
+    try:
+        started.start()
+        yield started
+    finally:
+        started.close()
+
+
+@pytest.fixture
+def postgres(postgres_process: PostgresServer) -> PostgresServer:
+    """The PostgreSQL server, running, whatever the test before has done to it."""
+    postgres_process.start()
+    return postgres_process
 
 
 @pytest.fixture

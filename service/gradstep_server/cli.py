@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from gradstep_server import __version__
 from gradstep_server.settings import Settings, variable
+from gradstep_server.stores.urls import shown
 
 Flags = Mapping[str, str | None]
 
@@ -95,12 +96,13 @@ def serve(ctx: typer.Context, **flags: str | None) -> None:
 @config.command()
 @_with_flags
 def show(ctx: typer.Context, **flags: str | None) -> None:
-    """Print every setting as an environment file, with where its value comes from."""
+    """Print every setting as an environment file, with where its value comes from, no password."""
     given = _given(_merged(ctx, flags))
     settings = _load(given)
     for name, field in Settings.model_fields.items():
         typer.echo(f"# {' '.join((field.description or '').split())} [{_source(name, given)}]")
-        typer.echo(f"{variable(name)}={_text(getattr(settings, name))}")
+        value = _text(getattr(settings, name))
+        typer.echo(f"{variable(name)}={shown(value) if name == 'store' else value}")
 
 
 @app.command()

@@ -115,7 +115,7 @@ def _checked_store(settings: Settings) -> Store:
     except GradstepError as error:
         raise CannotServe(error.detail) from error
     except OSError as error:
-        raise CannotServe(f"cannot open {settings.store}: {error.strerror or error}") from error
+        raise CannotServe(f"cannot open {alone.url}: {error.strerror or error}") from error
     return make_store(settings)
 
 

@@ -46,7 +46,8 @@ class Settings(BaseSettings):
     """The port to listen on; 0 picks a free one."""
 
     store: str = "sqlite:///gradstep-data"
-    """Where sessions are kept: sqlite:///DIR (four slashes for an absolute path) or memory://."""
+    """Where sessions are kept: sqlite:///DIR (four slashes for an absolute path),
+    postgresql://USER@HOST/DATABASE, or memory://."""
 
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """The number of processes. With one, the process owns its store and need not ask it."""

@@ -1,1 +1,1 @@
-"""Where logs are kept: memory and SQLite, behind the protocol in `sessions.store`."""
+"""Where logs are kept: memory, SQLite and PostgreSQL, behind the protocol in `sessions.store`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gradstep_server.sessions.store import Store
 from gradstep_server.stores.memory import MemoryStore
+from gradstep_server.stores.postgres import address
 from gradstep_server.stores.sqlite.store import SqliteStore
 
 _SQLITE = "sqlite:///"
@@ -15,7 +16,8 @@ def open_store(url: str, *, shared: bool = False) -> Store:
     """Return the store that `url` selects; the caller awaits its `open`.
 
     Args:
-        url: ``memory://``, ``sqlite:///DIR`` or ``sqlite:////absolute/DIR``.
+        url: ``memory://``, ``sqlite:///DIR``, ``sqlite:////absolute/DIR`` or
+            ``postgresql://USER@HOST/DATABASE``.
         shared: whether other processes will open the same store.
 
     Raises:
@@ -27,4 +29,32 @@ def open_store(url: str, *, shared: bool = False) -> Store:
         return MemoryStore()
     if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
         return SqliteStore(Path(url.removeprefix(_SQLITE)), shared=shared)
-    raise ValueError(f"{url!r} is no store; use sqlite:///DIR, sqlite:////absolute/DIR, memory://.")
+    if url.startswith(address.SCHEMES):
+        return _postgres(url)
+    raise ValueError(
+        f"{shown(url)!r} is no store; use sqlite:///DIR, sqlite:////absolute/DIR, "
+        "postgresql://USER@HOST/DATABASE, memory://."
+    )
+
+
+def shown(url: str) -> str:
+    """Return a store's URL without secrets, whether or not it selects a store."""
+    if url.startswith(("sqlite:", "memory:")):
+        return url
+    try:
+        return address.without_secrets(url)
+    except ValueError:
+        return f"{url.partition(':')[0]}://…"
+
+
+def _postgres(url: str) -> Store:
+    """Return the store in a database; only here is its driver needed."""
+    try:
+        from gradstep_server.stores.postgres.store import PostgresStore  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise ValueError(
+            "PostgreSQL needs a driver: pip install 'gradstep-server[postgres]'."
+        ) from error
+    return PostgresStore(url)

@@ -1,0 +1,80 @@
+"""Which sessions exist, whose they are, and which were deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import time
+
+from gradstep_server.sessions.errors import IdTaken, SequenceTaken
+from gradstep_server.sessions.store import Body, Entry, Head, Header
+from gradstep_server.stores.postgres import log
+from gradstep_server.stores.postgres.connections import Connection, Row
+
+_HEADER = "s.tenant, s.id, s.key, s.config, s.digest, s.created_at, s.deleted_at"
+_FIELDS = 7
+_LOAD = f"SELECT {_HEADER} FROM gradstep_sessions s WHERE tenant = $1 AND id = $2"  # noqa: S608 - constants
+_LIVE = f"""
+SELECT {_HEADER}, l.seq, l.step, l.updated_at
+FROM gradstep_sessions s JOIN gradstep_logs l USING (key) WHERE
+"""  # noqa: S608 - likewise
+_LIST = _LIVE + "tenant = $1 AND id > $2 AND deleted_at IS NULL ORDER BY id LIMIT $3"
+_IDLE = _LIVE + "updated_at < $1 ORDER BY updated_at LIMIT $2"
+_ADD = """
+INSERT INTO gradstep_sessions (tenant, id, key, config, digest, created_at)
+VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO NOTHING
+"""
+_ADD_LOG = """
+INSERT INTO gradstep_logs (key, seq, step, updated_at, trimmed) VALUES ($1, 0, 0, $2, 0)
+"""
+_END_LOG = "DELETE FROM gradstep_logs WHERE key = $1 AND seq = $2"
+_MARK = "UPDATE gradstep_sessions SET deleted_at = $2 WHERE key = $1"
+
+
+async def create(db: Connection, header: Header, entry: Entry | None, body: Body) -> None:
+    """Register a session, with its first entry if there is one, or raise `IdTaken`."""
+    await _refuse_taken(db, header)
+    row = (header.tenant, header.id, header.key, header.config, header.digest, header.created_at)
+    async with db.transaction():
+        if await db.execute(_ADD, *row) == "INSERT 0 0":
+            await _refuse_taken(db, header)
+        await db.execute(_ADD_LOG, header.key, header.created_at)
+        if entry is not None:
+            await log.append(db, header.key, entry, body)
+
+
+async def load(db: Connection, tenant: str, session_id: str) -> Header | None:
+    """Return the header, also that of a deleted session, or None."""
+    row = await db.fetchrow(_LOAD, tenant, session_id)
+    return None if row is None else Header(*row)
+
+
+async def page(
+    db: Connection, tenant: str, after: str, limit: int
+) -> Sequence[tuple[Header, Head]]:
+    """Return sessions that are not deleted by id, from behind `after`."""
+    return [_live(row) for row in await db.fetch(_LIST, tenant, after, limit)]
+
+
+async def idle_since(db: Connection, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
+    """Return sessions, of any tenant, not updated since `moment`."""
+    return [_live(row) for row in await db.fetch(_IDLE, moment, limit)]
+
+
+async def delete(db: Connection, key: str, seq: int) -> None:
+    """Delete the session if its log stands at `seq`, else raise `SequenceTaken`."""
+    async with db.transaction():
+        if await db.execute(_END_LOG, key, seq) == "DELETE 1":
+            await db.execute(_MARK, key, time())
+        elif (head := await log.head(db, key)) is not None:
+            raise SequenceTaken(head.seq)
+
+
+async def _refuse_taken(db: Connection, header: Header) -> None:
+    taken = await load(db, header.tenant, header.id)
+    if taken is not None:
+        raise IdTaken(taken)
+
+
+def _live(row: Row) -> tuple[Header, Head]:
+    fields = tuple(row)
+    return Header(*fields[:_FIELDS]), Head(*fields[_FIELDS:])

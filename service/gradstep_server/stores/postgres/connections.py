@@ -1,0 +1,119 @@
+"""Connections to the database: a few, made when needed, each with the settings that D1 needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
+
+import asyncpg
+
+from gradstep_server.sessions.errors import SessionCorrupt
+from gradstep_server.stores.postgres.failures import Damaged, translated
+
+Row = Sequence[Any]
+"""What a query returns: its columns in order."""
+
+
+class Connection(Protocol):
+    """What is used of the driver's connections, which carry no types."""
+
+    async def execute(self, query: str, *args: object) -> str:
+        """Return what was done, such as ``UPDATE 1``."""
+        ...
+
+    async def executemany(
+        self,
+        query: str,
+        args: Iterable[Sequence[object]],
+        *,
+        timeout: float,  # noqa: ASYNC109 - the driver's
+    ) -> None:
+        """Execute for each of `args`, which is read as it is sent."""
+        ...
+
+    async def fetch(self, query: str, *args: object) -> Sequence[Row]:
+        """Return all rows."""
+        ...
+
+    async def fetchrow(self, query: str, *args: object) -> Row | None:
+        """Return the first row."""
+        ...
+
+    async def fetchval(self, query: str, *args: object) -> Any:  # noqa: ANN401 - what the query says
+        """Return the first column of the first row, None if there is no row."""
+        ...
+
+    def transaction(
+        self, *, isolation: str | None = None, readonly: bool = False
+    ) -> AbstractAsyncContextManager[object]:
+        """Commit what the block does when it ends, and undo it when it raises."""
+        ...
+
+
+_MOST = 16
+_CONNECT = 10.0
+_CLOSE = 10.0
+_ACQUIRE = 20.0
+"""Seconds to wait for a connection: to be made, or for others to return one."""
+
+STATEMENT = 30.0
+"""Seconds that a statement may take, waiting for others included."""
+
+_SETTINGS = {
+    "application_name": "gradstep",
+    # Not the server's or the role's default, which may be off.
+    "synchronous_commit": "on",
+    # The appends rely on a waiting UPDATE looking at the row again.
+    "default_transaction_isolation": "read committed",
+    # A replica that is frozen in the middle of an append holds up no other for long.
+    "idle_in_transaction_session_timeout": "10s",
+}
+
+
+class Connections:
+    """Lends connections. One that fails is given up, and the next use makes another."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        """Get ready to connect; nothing is connected yet."""
+        self._pool = await asyncpg.create_pool(
+            self._address,
+            min_size=0,  # connections that are lost come back when they are needed
+            max_size=_MOST,
+            timeout=_CONNECT,
+            command_timeout=STATEMENT,
+            server_settings=_SETTINGS,
+            reset=_keep_settings,
+        )
+
+    async def close(self) -> None:
+        """Close all connections, those that do not answer too."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                async with asyncio.timeout(_CLOSE):
+                    await pool.close()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                pool.terminate()
+
+    @asynccontextmanager
+    async def use(
+        self, *, damaged: Damaged = SessionCorrupt, wait: float = _ACQUIRE
+    ) -> AsyncIterator[Connection]:
+        """Lend a connection for the block.
+
+        Raises:
+            Unavailable: one of its subclasses, instead of any error of the driver's.
+        """
+        with translated(damaged):
+            async with self._pool.acquire(timeout=wait) as db:
+                yield db
+
+
+async def _keep_settings(_: Connection) -> None:
+    """Replace the driver's reset, a round trip per use: no use changes a setting."""
