@@ -21,11 +21,14 @@ PATIENCE = 30.0
 
 
 class Server:
-    """A server on a free port of the loopback, with its data in a directory."""
+    """A server on a free port of the loopback, with its data in a directory or a given store."""
 
-    def __init__(self, data: Path, *flags: str) -> None:
-        self._data = data
+    def __init__(self, data: Path, *flags: str, store: str | None = None) -> None:
         self._flags = flags
+        self._store = store or f"sqlite:///{data}"
+        self.log = data.with_name("log")
+        """What it has printed since it was started."""
+
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
         """Where it is; another address after every start."""
@@ -38,20 +41,19 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it says that it is ready."""
-        log = self._data.with_name("log")
-        flags = ["--port", "0", "--store", f"sqlite:///{self._data}", "--log-level", "warning"]
-        with log.open("wb") as output:
+        flags = ["--port", "0", "--log-level", "warning"]
+        with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 [*COMMAND, *flags, *self._flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "GRADSTEP_STORE": self._store},
             )
         until = time.monotonic() + PATIENCE
         self.url = ""
-        while not self._ready(log):
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
+        while not self._ready():
+            assert self._process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
             time.sleep(0.02)
 
     def kill(self) -> None:
@@ -81,9 +83,9 @@ class Server:
         if self._process is not None:
             self.kill()
 
-    def _ready(self, log: Path) -> bool:
+    def _ready(self) -> bool:
         if not self.url:
-            found = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+            found = re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text())
             self.url = found[0] if found else ""
             return False
         try:
@@ -93,9 +95,9 @@ class Server:
 
 
 @contextmanager
-def server(data: Path, *flags: str) -> Iterator[Server]:
+def server(data: Path, *flags: str, store: str | None = None) -> Iterator[Server]:
     """Run a server as long as the block lasts."""
-    started = Server(data, *flags)
+    started = Server(data, *flags, store=store)
     try:
         started.start()
         yield started
