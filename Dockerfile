@@ -4,7 +4,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
 RUN python -m venv /opt/gradstep \
- && /opt/gradstep/bin/pip install --no-cache-dir . \
+ && /opt/gradstep/bin/pip install --no-cache-dir '.[postgres]' \
  && /opt/gradstep/bin/pip uninstall --yes pip \
  && find /opt/gradstep -name tests -type d -prune -exec rm -rf {} +
 # Compile every loop now, so that the service need not when it starts.

