@@ -17,14 +17,21 @@ RUN apt-get update \
 ENV NUMBA_CACHE_DIR=/opt/gradstep/kernels
 RUN /opt/gradstep/bin/python -c "from gradstep_server.optimizers import Compute, warm_up; warm_up(Compute(1))"
 
-FROM python:3.13-slim
+# The base without what only a build needs, so that the image holds none of it in a lower layer.
+FROM python:3.13-slim AS base
+RUN rm -rf /var/cache/* /var/lib/apt/lists/* /usr/share/doc /usr/share/man /usr/share/locale \
+      /usr/lib/python3/dist-packages /usr/lib/python3*/ensurepip /usr/local/lib/python3*/ensurepip \
+      /usr/local/lib/python3*/site-packages \
+ # Group 0 is what `docker run --user UID` and OpenShift give to a user of any other number.
+ && install --directory --owner=10001 --group=0 --mode=0770 /data
+
+FROM scratch
+COPY --from=base / /
 LABEL org.opencontainers.image.title="gradstep" \
       org.opencontainers.image.description="Learning-rate schedules and optimizer steps as a service" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/gradstep /opt/gradstep
-# Group 0 is what `docker run --user UID` and OpenShift give to a user of any other number.
-RUN install --directory --owner=10001 --group=0 --mode=0770 /data
-ENV PATH=/opt/gradstep/bin:$PATH \
+ENV PATH=/opt/gradstep/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     NUMBA_CACHE_DIR=/opt/gradstep/kernels \

@@ -178,10 +178,16 @@ def test_data_that_cannot_be_written_is_refused_with_the_user_named(image: str) 
     assert "Traceback" not in finished.stderr
 
 
-def test_the_image_runs_as_nobody_with_one_volume_and_a_health_check(image: str) -> None:
-    config = json.loads(docker("image", "inspect", image))[0]["Config"]
+def test_the_image_is_small_and_runs_as_nobody_with_one_volume_and_a_health_check(
+    image: str,
+) -> None:
+    inspected = json.loads(docker("image", "inspect", image))[0]
+    assert inspected["Size"] <= 450e6
+    config = inspected["Config"]
     assert config["User"] == "10001:0"
     assert list(config["Volumes"]) == ["/data"]
     assert config["Healthcheck"]["Test"][:2] == ["CMD", "python"]
-    found = docker("run", "--rm", "--entrypoint", "sh", image, "-c", "command -v gcc curl || true")
+    found = docker(
+        "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v gcc curl pip || true"
+    )
     assert found == ""
