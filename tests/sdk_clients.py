@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import httpx
+import numpy as np
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 import gradstep
@@ -18,6 +19,7 @@ from gradstep_server.settings import Settings
 T = TypeVar("T")
 
 ADDRESS = "http://gradstep.test"
+ADAMW = {"type": "AdamW", "lr": 0.1}
 
 Connect = Callable[..., gradstep.Client]
 """Makes a client from a transport that wraps the application's, or from none."""
@@ -98,3 +100,12 @@ def connections(portal: BlockingPortal, form: str) -> Iterator[Connect]:
     yield connect
     for client in made:
         client.close()
+
+
+def weights(dtype: Any = np.float32) -> dict[str, Any]:
+    return {"w": np.array([[1.0, -2.0], [0.5, 4.0]], dtype), "b": np.array([0.25, 0.75], dtype)}
+
+
+def gradients(step: int, dtype: Any = np.float32) -> dict[str, Any]:
+    random = np.random.default_rng(step)
+    return {"w": random.normal(size=(2, 2)).astype(dtype), "b": random.normal(size=2).astype(dtype)}

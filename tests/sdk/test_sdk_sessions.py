@@ -3,43 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from anyio.from_thread import BlockingPortal
-from sdk_clients import application, connections
+from sdk_clients import ADAMW, gradients, weights
 
 import gradstep
-
-ADAMW = {"type": "AdamW", "lr": 0.1}
-
-
-@pytest.fixture(scope="module")
-def app() -> Iterator[tuple[BlockingPortal, Any]]:
-    with application() as running:
-        yield running
-
-
-@pytest.fixture(params=["blocking", "asynchronous"])
-def client(
-    app: tuple[BlockingPortal, Any], request: pytest.FixtureRequest
-) -> Iterator[gradstep.Client]:
-    portal, transport = app
-    with connections(portal, request.param) as connect:
-        yield connect(transport)
-
-
-def weights(dtype: Any = np.float32) -> dict[str, Any]:
-    return {"w": np.array([[1.0, -2.0], [0.5, 4.0]], dtype), "b": np.array([0.25, 0.75], dtype)}
-
-
-def gradients(step: int, dtype: Any = np.float32) -> dict[str, Any]:
-    random = np.random.default_rng(step)
-    return {"w": random.normal(size=(2, 2)).astype(dtype), "b": random.normal(size=2).astype(dtype)}
 
 
 def test_steps_give_what_torch_gives(client: gradstep.Client) -> None:
@@ -314,15 +286,6 @@ def test_a_patch_changes_what_it_names_and_nothing_else(client: gradstep.Client)
     assert session.step_receipt(gradients(2)).lr == (0.25 / 3,)
 
 
-def test_a_patch_that_crosses_anothers_is_refused(client: gradstep.Client) -> None:
-    session = client.sessions.create(optimizer=ADAMW, params=weights())
-    client.sessions.resume(session.id).patch(lr=0.5)
-    with pytest.raises(gradstep.PreconditionFailed):
-        session.patch(lr=0.25)
-    session.refresh()
-    assert session.patch(lr=0.25).lr == (0.25,)
-
-
 def test_a_deleted_session_is_gone(client: gradstep.Client) -> None:
     session = client.sessions.create(optimizer=ADAMW, params=weights())
     session.step(gradients(1))
@@ -332,77 +295,6 @@ def test_a_deleted_session_is_gone(client: gradstep.Client) -> None:
     assert isinstance(caught.value, gradstep.SessionNotFound | gradstep.SessionDeleted)
     with pytest.raises(gradstep.SessionDeleted):
         client.sessions.create(optimizer=ADAMW, id=session.id)
-
-
-def test_a_second_writer_is_told_the_next_position(client: gradstep.Client) -> None:
-    first = client.sessions.create(optimizer=ADAMW, params=weights())
-    second = client.sessions.resume(first.id)
-    first.step(gradients(1))
-    with pytest.raises(gradstep.StepConflict) as conflict:
-        second.step(gradients(2))
-    assert (conflict.value.expected, second.position) == (2, 0)
-    second.refresh()
-    second.step(gradients(2))
-    assert second.position == 2
-
-
-def test_a_step_that_is_not_next_is_told_the_next_position(client: gradstep.Client) -> None:
-    stepped = client.sessions.create(optimizer=ADAMW, params=weights())
-    for n in range(1, 4):
-        stepped.step(gradients(n))
-    first = client.sessions.create(optimizer=ADAMW)
-    second = client.sessions.resume(first.id)
-    first.load_state(stepped.state())
-    with pytest.raises(gradstep.PositionMismatch) as mismatch:
-        second.step(gradients(1))
-    assert mismatch.value.expected == 4
-
-
-def test_errors_name_the_tensor_and_the_request(client: gradstep.Client) -> None:
-    session = client.sessions.create(optimizer=ADAMW, params=weights())
-    with pytest.raises(gradstep.InvalidTensors) as caught:
-        session.step({"unknown": np.zeros(1, np.float32)})
-    assert caught.value.status == 422
-    assert caught.value.code == "invalid-tensors"
-    assert "unknown" in (caught.value.pointer or "")
-    assert caught.value.errors[0].pointer == caught.value.pointer
-    assert len(caught.value.request_id or "") == 32
-    with pytest.raises(gradstep.NonFiniteGradient) as nonfinite:
-        session.step({"b": np.array([np.inf, 0], np.float32)})
-    assert "b" in (nonfinite.value.pointer or "")
-    with pytest.raises(gradstep.InvalidTensors):
-        session.step({"b": np.zeros(2)})
-    assert session.position == 0
-
-
-def test_what_is_wrong_with_a_configuration_is_named(client: gradstep.Client) -> None:
-    with pytest.raises(gradstep.InvalidRequest) as caught:
-        client.sessions.create(optimizer={"type": "AdamW", "lr": -1})
-    assert caught.value.pointer == "/optimizer/lr"
-    with pytest.raises(gradstep.InvalidRequest) as caught:
-        client.sessions.create(optimizer="AdamX")
-    assert "AdamX" in caught.value.detail
-    with pytest.raises(gradstep.InvalidConfig):
-        client.sessions.create(
-            optimizer="SGD", params=weights(), param_groups=[{"match": ["none.*"]}]
-        )
-
-
-def test_what_cannot_be_sent_makes_no_session(client: gradstep.Client) -> None:
-    with pytest.raises(TypeError, match="'w': expected a NumPy array"):
-        client.sessions.create(optimizer="SGD", params={"w": [1.0]}, id="unsent")  # type: ignore[dict-item]  # that is the test
-    with pytest.raises(ValueError, match="several dtypes"):
-        client.sessions.create(
-            optimizer="SGD", params={"a": np.zeros(1), "b": np.zeros(1, np.float32)}, id="unsent"
-        )
-    with pytest.raises(gradstep.SessionNotFound):
-        client.sessions.resume("unsent")
-
-
-@pytest.mark.parametrize("text", ["", "..", "a/b", "a?b", "x" * 65, "é"])
-def test_what_can_be_no_id_is_not_sent(client: gradstep.Client, text: str) -> None:
-    with pytest.raises(ValueError, match="is no session id"):
-        client.sessions.resume(text)
 
 
 def test_a_large_step_travels_in_blocks(client: gradstep.Client) -> None:

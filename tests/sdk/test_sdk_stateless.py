@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 import pytest
-from anyio.from_thread import BlockingPortal
-from sdk_clients import application, connections
 
 import gradstep
-
-
-@pytest.fixture(scope="module")
-def app() -> Iterator[tuple[BlockingPortal, Any]]:
-    with application() as running:
-        yield running
-
-
-@pytest.fixture(params=["blocking", "asynchronous"])
-def client(
-    app: tuple[BlockingPortal, Any], request: pytest.FixtureRequest
-) -> Iterator[gradstep.Client]:
-    portal, transport = app
-    with connections(portal, request.param) as connect:
-        yield connect(transport)
 
 
 def test_a_curve_has_a_rate_for_every_step(client: gradstep.Client) -> None:
