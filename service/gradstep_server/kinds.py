@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
@@ -48,6 +49,15 @@ Count = Annotated[int, Strict(), Field(ge=0, le=MAX_COUNT)]
 
 PositiveCount = Annotated[int, Strict(), Field(ge=1, le=MAX_COUNT)]
 """A whole number of steps or epochs, at least 1."""
+
+
+def _number_or_list(value: object) -> str:
+    return "list" if isinstance(value, list | tuple) else "number"
+
+
+NUMBER_OR_LIST = Discriminator(_number_or_list)
+"""Selects the branch tagged ``number`` or ``list``, so that an error names the shape
+that was sent, not every shape that would have been welcome."""
 
 
 @dataclass(frozen=True)

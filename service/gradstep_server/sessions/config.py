@@ -237,9 +237,12 @@ def _changed(
     try:
         return type(optimizer).model_validate({**optimizer.model_dump(), **overrides})
     except ValidationError as error:
-        raise InvalidConfig(
-            *(
-                Fault(pointer(*at, *item["loc"]), item["msg"].removeprefix("Value error, "))
-                for item in error.errors()
-            )
-        ) from None
+        raise InvalidConfig(*faults_of(error, *at)) from None
+
+
+def faults_of(error: ValidationError, *at: str | int) -> list[Fault]:
+    """Return pydantic's errors as faults, about a value that stands at the path `at`."""
+    return [
+        Fault(pointer(*at, *item["loc"]), item["msg"].removeprefix("Value error, "))
+        for item in error.errors()
+    ]

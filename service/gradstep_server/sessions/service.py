@@ -153,6 +153,11 @@ class Sessions:
             raise SessionNotFound(f"there is no session {ref[1]!r}")
         return config_of(header).dtype.master
 
+    async def elements(self, ref: Ref) -> int:
+        """Return the number of elements of all parameters."""
+        async with self._hot.use(ref) as hot:
+            return hot.loaded()[1].elements
+
     async def params(self, ref: Ref) -> Parameters:
         """Return the parameters, rounded to the session's dtype."""
         async with self._hot.use(ref) as hot:

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, ConfigDict, Tag
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
-from gradstep_server.kinds import NonNegative, Real
+from gradstep_server.kinds import NUMBER_OR_LIST, NonNegative, Real
 from gradstep_server.optimizers import Clipping, Compute, FloatArray
 from gradstep_server.optimizers.clipping import clipping, first_unusable, tensor_norm
 from gradstep_server.sessions.digests import Index, index
@@ -41,13 +41,9 @@ class Coefficients(BaseModel):
     values: list[float]
 
 
-def _shape(value: object) -> str:
-    return "list" if isinstance(value, list) else "number"
-
-
 Rates = Annotated[
     Annotated[NonNegative, Tag("number")] | Annotated[list[NonNegative], Tag("list")],
-    Discriminator(_shape),
+    NUMBER_OR_LIST,
 ]
 """One rate, or one for each group; an error names the shape that was sent."""
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
-from gradstep_server.errors import Fault, pointer
+from gradstep_server.errors import Fault
 from gradstep_server.kinds import MAX_COUNT, Count
+from gradstep_server.sessions.config import faults_of
 from gradstep_server.sessions.digests import canonical, index
 from gradstep_server.sessions.errors import InvalidTensors
 from gradstep_server.sessions.state import PARAMS, State
@@ -101,9 +102,7 @@ def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
     try:
         facts = _Metadata.model_validate(metadata)
     except ValidationError as error:
-        raise InvalidTensors(
-            *(Fault(pointer("__metadata__", *item["loc"]), item["msg"]) for item in error.errors())
-        ) from None
+        raise InvalidTensors(*faults_of(error, "__metadata__")) from None
     if facts.origin > max(facts.step, facts.epoch):
         raise InvalidTensors(Fault("/__metadata__/origin", "lies behind the file's position"))
     return StateFile(tensors, facts.step, facts.epoch, facts.origin, facts.counters)

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Strict, Tag
+from pydantic import BaseModel, ConfigDict, Field, Strict, Tag
 
-from gradstep_server.kinds import MAX_COUNT, Count, NonNegative, PositiveCount
+from gradstep_server.kinds import MAX_COUNT, NUMBER_OR_LIST, Count, NonNegative, PositiveCount
 from gradstep_server.schedulers import Scheduler
 from gradstep_server.schedulers.curve import MIN_DECIMATED
 
 MAX_GROUPS = 1_000
 
 
-def _shape(value: object) -> str:
-    return "list" if isinstance(value, list | tuple) else "number"
-
-
 BaseRates = Annotated[
     Annotated[NonNegative, Tag("number")]
     | Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_GROUPS), Tag("list")],
-    Discriminator(_shape),
+    NUMBER_OR_LIST,
 ]
 """One rate, or one for each parameter group; an error names the shape that was sent."""
 

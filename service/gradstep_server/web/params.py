@@ -11,6 +11,7 @@ from gradstep_server.sessions.errors import (
     ParamsConflict,
     SessionNotFound,
 )
+from gradstep_server.sessions.tensors import total_size
 from gradstep_server.sessions.transfer import imported
 from gradstep_server.web import tensor_answers, tensor_bodies
 from gradstep_server.web.access import Generation, RefOf, ServicesOf
@@ -72,7 +73,7 @@ async def get_params(request: Request, ref: RefOf, services: ServicesOf) -> Resp
     as_json = wants_json(request, default=False)
     params = await services.sessions.params(ref)
     if as_json:
-        require_small(tensor.shape for tensor in params.tensors.values())
+        require_small(total_size(params.tensors))
     return await params_answer(params, as_json=as_json)
 
 

@@ -207,7 +207,7 @@ async def _step(
     read = await tensor_bodies.gradients(request, said, master, services.limits)
     as_json = wants_json(request, default=read.json)
     if as_json and returned == "params":  # refused before the step is taken
-        require_small((await services.sessions.view(ref)).shapes.values())
+        require_small(await services.sessions.elements(ref))
     stepped = await services.sessions.step(
         ref,
         n,
