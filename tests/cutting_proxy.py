@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,21 +43,29 @@ class CuttingProxy:
         shutil.rmtree(self.folder)
 
     async def _pass_on(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        server, question = await asyncio.open_unix_connection(self._socket)
-        self._writers |= {answer, question}
+        self._writers.add(answer)
+        try:
+            server, question = await asyncio.open_unix_connection(self._socket)
+        except OSError:  # the server is away
+            answer.close()
+            return
+        self._writers.add(question)
         await asyncio.gather(self._ask(client, question), self._answer(server, answer))
 
     async def _ask(self, client: asyncio.StreamReader, question: asyncio.StreamWriter) -> None:
-        while piece := await client.read(_PIECE):
-            question.write(piece)
-            await question.drain()
+        with suppress(OSError):  # one of the two was killed
+            while piece := await client.read(_PIECE):
+                question.write(piece)
+                await question.drain()
         question.close()
 
     async def _answer(self, server: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        while piece := await server.read(_PIECE):
-            if self.answers_left is not None:
-                self.answers_left -= 1
-                if self.answers_left < 0:
-                    break
-            answer.write(piece)
+        with suppress(OSError):  # likewise
+            while piece := await server.read(_PIECE):
+                if self.answers_left is not None:
+                    self.answers_left -= 1
+                    if self.answers_left < 0:
+                        break
+                answer.write(piece)
+                await answer.drain()
         answer.close()

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import apsw
+
+_SECTOR = 512
+"""Bytes that a disk writes whole or not at all."""
+
+
+class _Change(NamedTuple):
+    """One write, or one truncation, that was not synced."""
+
+    offset: int
+    replaced: bytes
+    size: int
+    """The file's size before."""
+
+    written: bytes | None
+    """What was written; None for a truncation."""
 
 
 class FailingDisk(apsw.VFS):
     """While it is entered, SQLite's files are on this disk.
 
-    It keeps what every write since a file's last sync replaced, so that
-    `lose_power` can put it back.
+    It keeps every change since a file's last sync, so that `lose_power` can
+    decide which of them reached the disk.
     """
 
     def __init__(self) -> None:
@@ -26,8 +43,12 @@ class FailingDisk(apsw.VFS):
         self.room: int | None = None
         """How many bytes files may still grow by."""
         self.syncs_fail = False
+        self.syncs_lie = False
+        """Whether a sync says that it succeeded and does nothing."""
+
         self.syncs = 0
-        self._replaced: defaultdict[Path, list[tuple[int, bytes, int]]] = defaultdict(list)
+        self._changes: defaultdict[Path, list[_Change]] = defaultdict(list)
+        self._deleted: dict[Path, bytes] = {}
 
     def __enter__(self) -> Self:
         self._hook = sys.unraisablehook
@@ -46,11 +67,32 @@ class FailingDisk(apsw.VFS):
     def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> _File:  # noqa: N802 - SQLite's name
         return _File(self, name, flags)
 
-    def lose_power(self, random: Random) -> None:
-        """Undo, file by file, a random number of the last writes that were not synced."""
-        for path, replaced in self._replaced.items():
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
+        path = Path(filename)
+        with suppress(FileNotFoundError):
+            self._deleted[path] = path.read_bytes()
+        super().xDelete(filename, syncdir)
+        self._changes.pop(path, None)
+        if syncdir:
+            self._deleted.pop(path, None)
+
+    def lose_power(self, random: Random) -> int:
+        """Let any of the changes that were not synced be lost, torn, or kept, file by file.
+
+        A disk keeps no order between two syncs, neither in a file nor between
+        files. A file whose deletion was not synced may be there again.
+
+        Returns:
+            How many changes are lost or torn.
+        """
+        lost = 0
+        for path, changes in self._changes.items():
             if path.exists():  # a draft is synced and renamed by the store, not by SQLite
-                _undo(path, replaced[random.randint(0, len(replaced)) :])
+                lost += _forget(path, changes, random)
+        for path, content in self._deleted.items():
+            if path.parent.exists() and not path.exists() and random.random() < 0.5:
+                path.write_bytes(content)
+        return lost
 
     def spend_room(self, growth: int) -> None:
         if self.room is not None and growth > 0:
@@ -63,17 +105,19 @@ class FailingDisk(apsw.VFS):
             self.writes_left -= 1
         self._require_power()
 
-    def remember(self, path: Path, offset: int, length: int) -> None:
+    def remember(self, path: Path, offset: int, length: int, written: bytes | None) -> None:
         with path.open("rb") as file:
             file.seek(offset)
-            self._replaced[path].append((offset, file.read(length), path.stat().st_size))
+            change = _Change(offset, file.read(length), path.stat().st_size, written)
+        self._changes[path].append(change)
 
     def sync(self, path: Path) -> None:
         self.syncs += 1
         self._require_power()
         if self.syncs_fail:
             raise apsw.IOError("the disk did not sync")
-        self._replaced[path].clear()
+        if not self.syncs_lie:
+            self._changes[path].clear()
 
     def _ignore_own(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Pass over failures that SQLite has no one to tell: a checkpoint after a commit."""
@@ -92,27 +136,59 @@ class _File(apsw.VFSFile):
         super().__init__("unix", name, flags)
         filename = name.filename() if isinstance(name, apsw.URIFilename) else name
         self._disk = disk
-        self._path = Path(filename or "")
+        self._path = Path(filename) if filename else None
+        """None for a temporary file, which no one looks for after a power loss."""
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         self._disk.spend_write()
-        self._disk.spend_room(offset + len(data) - self._path.stat().st_size)
-        self._disk.remember(self._path, offset, len(data))
+        if self._path is not None:
+            self._disk.spend_room(offset + len(data) - self._path.stat().st_size)
+            self._disk.remember(self._path, offset, len(data), data)
         super().xWrite(data, offset)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
         self._disk.spend_write()
-        self._disk.remember(self._path, newsize, self._path.stat().st_size)
+        if self._path is not None:
+            self._disk.remember(self._path, newsize, self._path.stat().st_size, None)
         super().xTruncate(newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
-        self._disk.sync(self._path)
+        if self._path is not None:
+            self._disk.sync(self._path)
         super().xSync(flags)
 
 
-def _undo(path: Path, replaced: list[tuple[int, bytes, int]]) -> None:
+def _forget(path: Path, changes: Sequence[_Change], random: Random) -> int:
+    """Put back what was synced last, then make some of the changes again, perhaps by half.
+
+    Returns how many were not made again as they were.
+    """
+    survival = random.choice((0.0, 0.5, 0.9, 1.0))
+    whole = 0
     with path.open("r+b") as file:
-        for offset, content, size in reversed(replaced):
-            file.seek(offset)
-            file.write(content)
-            file.truncate(size)
+        for change in reversed(changes):
+            file.seek(change.offset)
+            file.write(change.replaced)
+            file.truncate(change.size)
+        for change in changes:
+            if random.random() >= survival:
+                continue
+            if change.written is None:
+                file.truncate(change.offset)
+                whole += 1
+                continue
+            begin, end = _torn(change.offset, len(change.written), random)
+            file.seek(change.offset + begin)
+            file.write(change.written[begin:end])
+            whole += end - begin == len(change.written)
+    return len(changes) - whole
+
+
+def _torn(offset: int, length: int, random: Random) -> tuple[int, int]:
+    """Return which bytes of a write reach the disk: all, or those before or behind a sector."""
+    first = -offset % _SECTOR
+    cuts = range(first or _SECTOR, length, _SECTOR)
+    if not cuts or random.random() < 0.5:
+        return 0, length
+    cut = random.choice(cuts)
+    return random.choice(((0, cut), (cut, length)))

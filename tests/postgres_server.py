@@ -8,7 +8,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +20,10 @@ import psutil
 PASSWORD = "s3cret/@:?#"  # noqa: S105 - of a server that lives as long as the tests
 """Full of what a URL reserves, so that every test has to get it right."""
 
-_PATIENCE = 30.0
+_PATIENCE = 120.0
+_SCHEMAS = 4
+"""How many schemas are kept; older ones are dropped."""
+
 _ACCOUNT = "nobody"
 """PostgreSQL refuses to run as root; where the tests do, it runs as this user."""
 
@@ -32,6 +36,8 @@ class PostgresServer:
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
+        self._schemas = 0
+        self._ready = False
         self._programs = _programs(self.folder)
         self._build()
 
@@ -47,10 +53,102 @@ class PostgresServer:
         self._run("createdb", "--host", str(self.folder), "--username", "postgres", name)
         return self.url(name)
 
+    def schema(self) -> str:
+        """Make an empty schema, which is a database to the store; return its address.
+
+        It has a tenth of the files, and goes when a few more were made: a killed server that
+        starts again syncs every file that was written since the last checkpoint.
+        """
+        self._schemas += 1
+        old, name = (f"schema_{number}" for number in (self._schemas - _SCHEMAS, self._schemas))
+        self._psql(
+            "SET client_min_messages = warning; SET lock_timeout = '10s';"
+            f'DROP SCHEMA IF EXISTS "{old}" CASCADE; CREATE SCHEMA {name};'
+        )
+        return f"{self.url('postgres')}&search_path={name}"
+
+    def restored(self, dump: Path) -> str:
+        """Make a schema that holds what `pg_dump` has written; return its address."""
+        address = self.schema()
+        self._psql(dump.read_text().replace("public.", f"schema_{self._schemas}."))
+        return address
+
     def start(self) -> None:
         """Start, and wait until it answers. It may be running already."""
+        if not self._ready or self._process is None or self._process.poll() is not None:
+            self._wait()
+
+    def stop(self) -> None:
+        """End it in good order, clients or not."""
+        self._end(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it with all its processes, as a crash of its machine would."""
+        children = self._children()
+        self._end(signal.SIGKILL)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        _ended(children)
+
+    def kill_postmaster(self) -> None:
+        """Kill the process that all others come from; they notice it by and by."""
+        self._end(signal.SIGKILL)
+
+    def stop_at_once(self) -> None:
+        """End it as ``pg_ctl stop -m immediate`` does, so that it recovers when started."""
+        self._end(signal.SIGQUIT)
+
+    def kill_client(self) -> None:
+        """Kill the process of one client, whereupon the server ends all others and recovers."""
+        self._ready = False
+        children = self._children()
+        frozen = [child for child in children if _status(child) == psutil.STATUS_STOPPED]
+        next(child for child in children if "[local]" in _title(child)).kill()
+        _ended([child for child in children if child not in frozen])
+        for child in frozen:
+            child.resume()  # to find that it has to end
+        _ended(frozen)
+        self._wait()
+
+    @contextmanager
+    def frozen_log_writer(self) -> Iterator[None]:
+        """Within the block, sync only the commits that someone waits for."""
+        [writer] = [child for child in self._children() if "walwriter" in _title(child)]
+        writer.suspend()
+        try:
+            yield
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                writer.resume()
+
+    def keep(self, folder: Path) -> None:
+        """End it and copy its files, for someone to look at."""
+        self._kill_if_running()
+        shutil.copytree(self._data, folder)
+        shutil.copy(self.folder / "log", folder)
+
+    def close(self) -> None:
+        """End it and remove its files."""
+        self._kill_if_running()
+        shutil.rmtree(self.folder)
+
+    def _kill_if_running(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            return
+            self.kill()
+
+    def _end(self, number: int) -> None:
+        assert self._process is not None
+        self._ready = False
+        self._process.send_signal(number)
+        self._process.wait(_PATIENCE)
+
+    def _children(self) -> list[psutil.Process]:
+        assert self._process is not None
+        children: list[psutil.Process] = psutil.Process(self._process.pid).children(recursive=True)
+        return children
+
+    def _wait(self) -> None:
         until = time.monotonic() + _PATIENCE
         while not self._answers():
             if self._process is None or self._process.poll() is not None:
@@ -58,24 +156,7 @@ class PostgresServer:
                 self._process = self._launch()
             assert time.monotonic() < until, (self.folder / "log").read_text()
             time.sleep(0.05)
-
-    def kill(self) -> None:
-        """End it with all its processes, as a crash of its machine would."""
-        assert self._process is not None
-        children = psutil.Process(self._process.pid).children(recursive=True)
-        self._process.send_signal(signal.SIGKILL)
-        self._process.wait(_PATIENCE)
-        for child in children:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        _, left = psutil.wait_procs(children, _PATIENCE)
-        assert left == []
-
-    def close(self) -> None:
-        """End it and remove its files."""
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
-        shutil.rmtree(self.folder)
+        self._ready = True
 
     def _build(self) -> None:
         password = self.folder / "password"
@@ -108,12 +189,19 @@ class PostgresServer:
         command = [str(self._programs / "pg_isready"), "--quiet", "--host", str(self.folder)]
         return subprocess.run(command, check=False).returncode == 0
 
-    def _run(self, program: str, *flags: str) -> None:
+    def _psql(self, script: str) -> None:
+        """Run a script as far as its first error."""
+        where = ["--host", str(self.folder), "--username", "postgres", "--dbname", "postgres"]
+        flags = ["--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1"]
+        self._run("psql", *where, *flags, script=script)
+
+    def _run(self, program: str, *flags: str, script: str = "") -> None:
         done = subprocess.run(
             [str(self._programs / program), *flags],
             env={**os.environ, "PGPASSWORD": PASSWORD},
             user=_user(),
             cwd=self.folder,
+            input=script,
             capture_output=True,
             text=True,
             check=False,
@@ -129,6 +217,36 @@ async def execute(url: str, *statements: str) -> None:
             await db.execute(statement)
     finally:
         await db.close()
+
+
+async def count(url: str, rows: str) -> int:
+    """Return how many rows a table has, or those that a condition behind its name selects."""
+    db = await asyncpg.connect(url)
+    try:
+        return int(await db.fetchval(f"SELECT count(*) FROM {rows}"))  # noqa: S608 - a constant
+    finally:
+        await db.close()
+
+
+def _ended(processes: list[psutil.Process]) -> None:
+    """Wait until they have ended, though not until their parent has noticed."""
+    until = time.monotonic() + _PATIENCE
+    while any(_status(process) != psutil.STATUS_ZOMBIE for process in processes):
+        assert time.monotonic() < until, processes
+        time.sleep(0.01)
+
+
+def _status(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return str(process.status())
+    return str(psutil.STATUS_ZOMBIE)
+
+
+def _title(process: psutil.Process) -> str:
+    """Return what a server's process says that it does, nothing if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return "".join(process.cmdline())
+    return ""
 
 
 def _programs(folder: Path) -> Path:

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import psutil
@@ -18,6 +19,19 @@ import psutil
 COMMAND = [sys.executable, "-c", "from gradstep_server.cli import main; main()"]
 PATIENCE = 30.0
 """Seconds after which a server that should start, or end, is said not to."""
+
+
+class Process(Protocol):
+    """What a server needs of the process it runs in, as of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
 
 
 class Server:
@@ -29,7 +43,7 @@ class Server:
         self.log = data.with_name("log")
         """What it has printed since it was started."""
 
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self.url = ""
         """Where it is; another address after every start."""
 
@@ -41,16 +55,19 @@ class Server:
 
     def start(self) -> None:
         """Start, and wait until it says that it is ready."""
-        flags = ["--port", "0", "--log-level", "warning"]
-        with self.log.open("wb") as output:
-            self._process = subprocess.Popen(
-                [*COMMAND, *flags, *self._flags],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "GRADSTEP_STORE": self._store},
-            )
-        until = time.monotonic() + PATIENCE
+        self.launch()
+        self.await_ready()
+
+    def launch(self) -> None:
+        """Start, and do not wait for anything."""
         self.url = ""
+        flags = ["--port", "0", "--log-level", "warning", *self._flags]
+        self._process = self._spawn(flags, {"PYTHONUNBUFFERED": "1", "GRADSTEP_STORE": self._store})
+
+    def await_ready(self) -> None:
+        """Wait until it says that it is ready."""
+        assert self._process is not None
+        until = time.monotonic() + PATIENCE
         while not self._ready():
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < until, self.log.read_text()
@@ -82,6 +99,15 @@ class Server:
         """End it if it runs."""
         if self._process is not None:
             self.kill()
+
+    def _spawn(self, flags: list[str], settings: Mapping[str, str]) -> Process:
+        with self.log.open("wb") as output:
+            return subprocess.Popen(
+                [*COMMAND, *flags],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **settings},
+            )
 
     def _ready(self) -> bool:
         if not self.url:

@@ -85,6 +85,18 @@ class Service:
         assert response.status_code == 201, response.text
         return path
 
+    def view(self, path: str) -> dict[str, Any]:
+        """Return what there is to see of a session."""
+        response = self.get(path)
+        assert response.status_code == 200, response.text
+        shown: dict[str, Any] = response.json()
+        return shown
+
+    def step(self, path: str, n: int, grads: Arrays, **headers: str) -> httpx.Response:
+        """Send step n as a file; `headers` are written with underscores."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.put(f"{path}/steps/{n}", content=file(grads), headers={**SAFETENSORS, **sent})
+
     def params(self, path: str) -> dict[str, NDArray[Any]]:
         """Download a session's parameters."""
         response = self.get(f"{path}/params")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from session_states import COMPUTE, NOON, config, frozen, packed_all
 
+from gradstep_server.sessions.background import DEFAULT_POLICY, SnapshotPolicy
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.errors import StoreUnavailable
 from gradstep_server.sessions.receipts import Stepped
@@ -29,12 +30,15 @@ PARAMS = packed_all({"w": [1.0, 2.0], "b": 0.5})
 class SlowStore(MemoryStore):
     """A store that lets other tasks run in the middle of an append and of a delete."""
 
-    async def append(self, key: str, entry: Entry, body: Body) -> None:
+    async def append(
+        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+    ) -> bool:
         await asyncio.sleep(0)
-        await super().append(key, entry, body)
+        done = await super().append(key, entry, body, after=after, synced=synced)
         await asyncio.sleep(0)
+        return done
 
-    async def delete(self, header: Any, seq: int) -> None:
+    async def delete(self, header: Any, seq: int | None) -> None:
         await asyncio.sleep(0)
         await super().delete(header, seq)
         await asyncio.sleep(0)
@@ -53,28 +57,35 @@ class BreakingStore(MemoryStore):
         super().__init__()
         self.breaks = ""
 
-    async def append(self, key: str, entry: Entry, body: Body) -> None:
+    async def append(
+        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+    ) -> bool:
         breaks, self.breaks = self.breaks, ""
         if breaks == "before":
             raise StoreUnavailable("the disk went away")
-        await super().append(key, entry, body)
+        done = await super().append(key, entry, body, after=after, synced=synced)
         if breaks == "after":
             raise StoreUnavailable("the connection went away")
         if breaks == "never answers":
             await asyncio.Event().wait()
+        return done
 
 
-def opened(store: Store, budget: int = BUDGET) -> Sessions:
+def opened(store: Store, budget: int = BUDGET, policy: SnapshotPolicy = DEFAULT_POLICY) -> Sessions:
     """Return sessions on a store, as another process would open them."""
     ticks = itertools.count(1)
-    return Sessions(store, COMPUTE, budget, clock=lambda: NOON + next(ticks))
+    return Sessions(store, COMPUTE, budget, policy, clock=lambda: NOON + next(ticks))
 
 
 async def created(
-    store: Store | None = None, settings: SessionConfig = ADAM, *, steps: int = 0
+    store: Store | None = None,
+    settings: SessionConfig = ADAM,
+    *,
+    steps: int = 0,
+    policy: SnapshotPolicy = DEFAULT_POLICY,
 ) -> Sessions:
     """Return sessions of which one exists and was stepped so often."""
-    sessions = opened(store or SlowStore())
+    sessions = opened(store or SlowStore(), policy=policy)
     await sessions.create(REF, settings, PARAMS)
     for n in range(1, steps + 1):
         await step(sessions, n)

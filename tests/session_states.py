@@ -13,14 +13,14 @@ from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import stepping
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import content_digest
-from gradstep_server.sessions.journal import Planned, sealed_entry
-from gradstep_server.sessions.snapshots import empty_state, fill_in, proven
+from gradstep_server.sessions.entries import INIT, STEP, Planned, sealed_entry
+from gradstep_server.sessions.snapshots import Capture, empty_state, fill_in, pieces_of, proven
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked, StepRecord
 from gradstep_server.sessions.store import Body, Entry, Snapshot
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 from gradstep_server.sessions.transfer import StateFile
-from gradstep_server.sessions.transitions import INIT, STEP, advance
+from gradstep_server.sessions.transitions import advance
 
 COMPUTE = Compute(1)
 """Starts no thread."""
@@ -101,10 +101,23 @@ def damaged(entry: Entry, **fields: Any) -> Entry:
     return replace(entry, **fields)
 
 
+def captured(state: State) -> tuple[Snapshot, Body]:
+    """Return a snapshot of a state that stands still."""
+    capture = Capture.begin(state)
+    body: list[memoryview] = []
+    for batch in pieces_of(state):
+        parts = capture.copy(state, batch)
+        assert parts is not None
+        for part in parts:
+            capture.add(part)
+        body += parts
+    return capture.sealed(state), body
+
+
 def restored(snapshot: Snapshot, parts: Body) -> State:
     """Return what a snapshot holds, as a session that is loaded does."""
     body = memoryview(b"".join(parts))
     facts = proven(snapshot, body)
-    state = empty_state(snapshot.seq, facts)
+    state = empty_state(snapshot, facts)
     fill_in(state, facts, body)
     return state

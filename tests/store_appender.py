@@ -1,6 +1,7 @@
-"""A program that appends to a store until it is killed: ``store_appender.py DIR``.
+"""A program that appends to a store until it is killed: ``store_appender.py DIR [unsynced]``.
 
-It prints the sequence of every entry whose append has returned.
+It prints the sequence of every entry whose append has returned. With ``unsynced``
+entries may be synced later.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from store_logs import entry, header, random_body
+from store_logs import append, entry, header, random_body
 
 from gradstep_server.sessions.store import Body
 from gradstep_server.stores.sqlite.store import SqliteStore
@@ -23,7 +24,7 @@ def body_of(seq: int) -> Body:
     return random_body(seq, SIZES[seq % len(SIZES)])
 
 
-async def append_for_ever(directory: Path) -> None:
+async def append_for_ever(directory: Path, *, synced: bool) -> None:
     store = SqliteStore(directory)
     await store.open()
     session = await store.load("alice", "a")
@@ -33,9 +34,9 @@ async def append_for_ever(directory: Path) -> None:
     seq = (await store.head(session.key)).seq
     while True:
         seq += 1
-        await store.append(session.key, entry(seq, body_of(seq)), body_of(seq))
+        await append(store, session.key, entry(seq, body_of(seq)), body_of(seq), synced=synced)
         print(seq, flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(append_for_ever(Path(sys.argv[1])))
+    asyncio.run(append_for_ever(Path(sys.argv[1]), synced="unsynced" not in sys.argv))

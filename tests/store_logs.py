@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 import uuid
 
-from gradstep_server.sessions.store import Body, Entry, Header, Snapshot, Store
+from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot, Store
 
 NOON = 1_700_000_000.0
 """When the test sessions are created; entry n follows n seconds later."""
+
+EMPTY = Head(seq=0, step=0, updated_at=NOON)
+"""Where a log without entries stands."""
 
 
 def header(session_id: str = "a", *, tenant: str = "alice", created_at: float = NOON) -> Header:
@@ -22,7 +25,19 @@ def header(session_id: str = "a", *, tenant: str = "alice", created_at: float = 
     )
 
 
-def entry(seq: int, body: Body = (), *, kind: str = "step", n: int | None = None) -> Entry:
+def seal_of(seq: int) -> bytes:
+    """Return the seal that `entry` gives to this entry: what the next one goes behind."""
+    return (seq + 1).to_bytes(32, "little") if seq > 0 else b""
+
+
+def entry(
+    seq: int,
+    body: Body = (),
+    *,
+    kind: str = "step",
+    n: int | None = None,
+    seal: bytes | None = None,
+) -> Entry:
     return Entry(
         seq=seq,
         kind=kind,
@@ -30,21 +45,37 @@ def entry(seq: int, body: Body = (), *, kind: str = "step", n: int | None = None
         step=seq,
         digest=seq.to_bytes(32, "big"),
         record=b'{"lr": [0.1]}\x00',
-        seal=(seq + 1).to_bytes(32, "little"),
-        body_size=sum(piece.nbytes for piece in body),
+        seal=seal_of(seq) if seal is None else seal,
+        body_size=size_of(body),
         created_at=NOON + seq + 0.1,
     )
 
 
-def snapshot(seq: int, body: Body = (), *, record: bytes = b"{}") -> Snapshot:
-    size = sum(piece.nbytes for piece in body)
-    return Snapshot(seq=seq, record=record, seal=bytes(32), body_size=size)
+def head(seq: int, *, trimmed: int = 0, suspect: bool = False) -> Head:
+    """Return where a log of so many of these entries stands."""
+    return Head(seq, seq, NOON + seq + 0.1, seal_of(seq), trimmed, suspect)
+
+
+def snapshot(
+    seq: int, body: Body = (), *, base: int | None = None, record: bytes = b"{}"
+) -> Snapshot:
+    return Snapshot(
+        seq=seq,
+        base=seq if base is None else base,
+        record=record,
+        seal=bytes(32),
+        body_size=size_of(body),
+    )
 
 
 def random_body(seed: int, *sizes: int) -> list[memoryview]:
     """Return random bytes in pieces of the given sizes."""
     source = random.Random(seed)
     return [memoryview(source.randbytes(size)) for size in sizes]
+
+
+def size_of(body: Body) -> int:
+    return sum(piece.nbytes for piece in body)
 
 
 def joined(body: Body) -> bytes:
@@ -56,10 +87,20 @@ def step_body(seq: int) -> list[memoryview]:
     return [memoryview(b"gradients of step "), memoryview(str(seq).encode())]
 
 
-async def grow(store: Store, key: str, first: int, last: int) -> None:
-    """Append the entries `first` to `last`."""
-    for seq in range(first, last + 1):
-        await store.append(key, entry(seq, step_body(seq)), step_body(seq))
+async def append(
+    store: Store, key: str, added: Entry, body: Body = (), *, synced: bool = True
+) -> bool:
+    """Append behind the entry that `entry` makes before this one."""
+    after = seal_of(added.seq - 1)
+    return await store.append(key, added, body, after=after, synced=synced)
+
+
+async def grow(store: Store, key: str, first: int, last: int, *, synced: bool = True) -> list[bool]:
+    """Append the entries `first` to `last`; return which were synced."""
+    return [
+        await append(store, key, entry(seq, step_body(seq)), step_body(seq), synced=synced)
+        for seq in range(first, last + 1)
+    ]
 
 
 async def started(store: Store, session_id: str = "a", *, steps: int = 0) -> Header:
@@ -70,10 +111,27 @@ async def started(store: Store, session_id: str = "a", *, steps: int = 0) -> Hea
     return created
 
 
-async def replayed(store: Store, key: str, after: int = 0) -> list[tuple[Entry, bytes]]:
-    return [(found, bytes(body)) async for found, body in store.replay(key, after)]
+async def replayed(
+    store: Store, key: str, after: int = 0, upto: int | None = None
+) -> list[tuple[Entry, bytes]]:
+    return [(found, bytes(body)) async for found, body in store.replay(key, after, upto)]
 
 
 def expected_log(first: int, last: int) -> list[tuple[Entry, bytes]]:
     """Return what `replayed` returns for entries that `grow` appended."""
     return [(entry(seq, step_body(seq)), joined(step_body(seq))) for seq in range(first, last + 1)]
+
+
+async def put_snapshot(store: Store, key: str, kept: Snapshot, body: Body = ()) -> None:
+    """Write a snapshot, its body in the pieces that are given."""
+    async with store.snapshot_writer(key) as writer:
+        for piece in body:
+            await writer.write(piece)
+        await writer.commit(kept)
+
+
+async def newest_snapshot(store: Store, key: str) -> tuple[Snapshot, bytes] | None:
+    """Return the newest snapshot that is kept, with its body."""
+    kept = await store.snapshots(key)
+    found = await store.snapshot(key, kept[-1][0]) if kept else None
+    return None if found is None else (found[0], bytes(found[1]))

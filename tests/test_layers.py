@@ -15,7 +15,7 @@ SERVICE = Path(__file__).parents[1] / "service" / PACKAGE
 MAX_FILE = 400
 MAX_FUNCTION = 60
 VAGUE = frozenset({"utils", "helpers", "manager"})
-ROOTS = frozenset({"app", "cli", "serving"})
+ROOTS = frozenset({"app", "cli", "ending", "maintenance", "opening", "serving", "session_files"})
 """Modules that may see every layer, and the settings."""
 
 LAYERS: Mapping[str, frozenset[str]] = {

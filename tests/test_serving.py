@@ -8,7 +8,8 @@ import pytest
 from pydantic import ByteSize
 
 from gradstep_server.app import make_store
-from gradstep_server.serving import CannotServe, banner, listen
+from gradstep_server.ending import CannotRun
+from gradstep_server.serving import banner, listen
 from gradstep_server.settings import Settings
 
 
@@ -27,7 +28,7 @@ def test_the_socket_is_handed_to_workers() -> None:
 
 def test_an_address_that_is_not_ours_is_refused() -> None:
     # 192.0.2.1 is kept for documentation (RFC 5737): no machine has it.
-    with pytest.raises(CannotServe, match=r"on 192\.0\.2\.1:0: Cannot assign") as caught:
+    with pytest.raises(CannotRun, match=r"on 192\.0\.2\.1:0: Cannot assign") as caught:
         listen("192.0.2.1", 0)
     assert caught.value.exit_code == 1
 

@@ -62,6 +62,17 @@ def build(params: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.optim
     return made
 
 
+def clip_gradients(tensors: list[torch.Tensor], clip: Any) -> float:
+    """Clip the gradients of these tensors; return their norm before, in float64."""
+    norms = [tensor.grad.double().norm() for tensor in tensors if tensor.grad is not None]
+    norm = torch.stack(norms).norm()
+    if clip and clip["type"] == "norm":
+        torch.nn.utils.clip_grads_with_norm_(tensors, clip["max_norm"], norm, foreach=False)
+    elif clip:
+        torch.nn.utils.clip_grad_value_(tensors, clip["value"], foreach=False)
+    return float(norm)
+
+
 class TorchRun:
     """Parameters that torch steps, with a rate that decays and with clipping."""
 
@@ -80,13 +91,7 @@ class TorchRun:
             gradient = gradients.get(name)
             tensor.grad = None if gradient is None else torch.tensor(gradient)
             present += [tensor] if gradient is not None else []
-        if self.clip and self.clip["type"] == "norm":
-            norm = torch.stack([t.grad.double().norm() for t in present if t.grad is not None])
-            torch.nn.utils.clip_grads_with_norm_(
-                present, self.clip["max_norm"], norm.norm(), foreach=False
-            )
-        elif self.clip:
-            torch.nn.utils.clip_grad_value_(present, self.clip["value"], foreach=False)
+        clip_gradients(present, self.clip)
         self.optimizer.step()
         self._rate.step()
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from gradstep_server import __version__
 from gradstep_server.optimizers import Compute, warm_up
+from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Store
@@ -19,6 +20,7 @@ from gradstep_server.settings import Settings
 from gradstep_server.stores.urls import open_store
 from gradstep_server.web import (
     backprop,
+    branches,
     catalogue,
     cors,
     curves,
@@ -59,7 +61,12 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the application, its store opened when it starts and closed when it ends."""
     store = make_store(settings)
     compute = Compute(settings.threads or os.cpu_count() or 1)
-    kept = Sessions(store, compute, settings.memory_budget)
+    policy = SnapshotPolicy(
+        log_factor=settings.snapshot_factor,
+        steps=settings.snapshot_steps,
+        seconds=settings.snapshot_seconds,
+    )
+    kept = Sessions(store, compute, settings.memory_budget, policy)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -90,6 +97,7 @@ def create_app(settings: Settings) -> FastAPI:
         sessions.router,
         steps.router,
         params.router,
+        branches.router,
         history.router,
         service.router(store.check),
         docs.router,

@@ -15,7 +15,8 @@ from uvicorn.supervisors import Multiprocess
 
 from gradstep_server import __version__
 from gradstep_server.app import create_app, make_store
-from gradstep_server.errors import GradstepError
+from gradstep_server.ending import CannotRun
+from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 
@@ -26,19 +27,11 @@ what follows, the process is gone within 10."""
 _BACKLOG = 2048
 
 
-class CannotServe(Exception):
-    """Raised when the service cannot start, with a sentence for the operator."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 def run(settings: Settings) -> None:
     """Serve until interrupted.
 
     Raises:
-        CannotServe: the address or the store cannot be used.
+        CannotRun: the address or the store cannot be used.
     """
     store = _checked_store(settings)
     listening = listen(settings.host, settings.port)
@@ -52,21 +45,21 @@ def run(settings: Settings) -> None:
     except KeyboardInterrupt:  # uvicorn raises it again once everything is closed
         return
     if not server.started:
-        raise CannotServe("the service did not start; the lines above say why")
+        raise CannotRun("the service did not start; the lines above say why")
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Bind the address now, so that port 0 has become a number before anyone is told of it.
 
     Raises:
-        CannotServe: the address is wrong or taken.
+        CannotRun: the address is wrong or taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason, _, _ = (error.strerror or str(error)).partition(" (while attempting")
-        raise CannotServe(f"cannot listen on {host}:{port}: {reason}") from error
+        raise CannotRun(f"cannot listen on {host}:{port}: {reason}") from error
     listening.set_inheritable(True)
     return listening
 
@@ -98,24 +91,14 @@ def _size(size: ByteSize) -> str:
 def _checked_store(settings: Settings) -> Store:
     """Open the store once and close it: what is wrong with it is said here, in one sentence.
 
-    It is opened alone, even if workers are to share it, so that what crashed
-    writers left is swept while no one writes.
+    It is opened alone, so that what crashed writers left is swept while no one writes.
     """
 
-    async def open_and_close(store: Store) -> None:
-        await store.open()
-        await store.close()
+    async def open_and_close() -> None:
+        async with opened(settings):
+            pass
 
-    try:
-        alone = make_store(settings.model_copy(update={"workers": 1}))
-    except ValueError as error:
-        raise CannotServe(f"--store: {error}", exit_code=2) from error
-    try:
-        asyncio.run(open_and_close(alone))
-    except GradstepError as error:
-        raise CannotServe(error.detail) from error
-    except OSError as error:
-        raise CannotServe(f"cannot open {alone.url}: {error.strerror or error}") from error
+    asyncio.run(open_and_close())
     return make_store(settings)
 
 

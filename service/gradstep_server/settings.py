@@ -67,6 +67,16 @@ class Settings(BaseSettings):
     memory_budget: ByteSize = Field(default_factory=lambda: ByteSize(_half_of_memory()))
     """The most bytes of session state kept in memory; by default half of what there is."""
 
+    snapshot_factor: Annotated[float, Field(ge=0)] = 4
+    """A snapshot is taken when the log since the last one exceeds so many times the
+    session's state (and 16 MiB): fewer cost less, more make loading quicker."""
+
+    snapshot_steps: Annotated[int, Field(ge=1)] | None = None
+    """A snapshot is also taken after so many steps; by default the log alone decides."""
+
+    snapshot_seconds: Annotated[float, Field(gt=0)] | None = None
+    """A snapshot is also taken with the first step after so many seconds."""
+
     session_ttl: Annotated[float, Field(gt=0)] | None = None
     """Seconds without a write after which a session is deleted; by default never."""
 

@@ -146,6 +146,7 @@ SESSION: dict[str, Any] = {
     "generation": 2,
     "seq": 5,
     "durable_step": 4,
+    "oldest_step": 0,
     "optimizer": {"type": "SGD"},
     "scheduler": None,
     "schedule_on": "step",
@@ -154,7 +155,9 @@ SESSION: dict[str, Any] = {
     "clip": None,
     "on_nonfinite": "reject",
     "durability": "step",
+    "retain": "none",
     "dtype": "F32",
+    "forked_from": None,
     "lr": [0.1],
     "tensors": {"w": {"dtype": "F32", "shape": [2, 0]}, "b": {"dtype": "F32", "shape": []}},
     "created_at": "2026-01-02T03:04:05Z",
@@ -171,6 +174,17 @@ def test_a_session_is_read() -> None:
     }
     assert info.created_at.isoformat() == "2026-01-02T03:04:05+00:00"
     assert info.groups[0].optimizer["lr"] == 0.1
+    assert (info.oldest_step, info.retain, info.forked_from) == (0, "none", None)
+
+
+def test_a_session_that_was_forked_says_where_it_began() -> None:
+    origin = {"id": "s0", "step": 3, "generation": 2}
+    info = _answers.session(answer(SESSION | {"forked_from": origin, "retain": 7}))
+    assert (info.forked_from, info.retain) == (gradstep.ForkedFrom("s0", 3, 2), 7)
+    with pytest.raises(gradstep.AnswerMalformed, match="'step' in the answer is str"):
+        _answers.session(answer(SESSION | {"forked_from": origin | {"step": "3"}}))
+    with pytest.raises(gradstep.AnswerMalformed, match="'retain' in the answer is NoneType"):
+        _answers.session(answer(SESSION | {"retain": None}))
 
 
 @pytest.mark.parametrize("member", SESSION.keys() - {"name"})

@@ -79,7 +79,8 @@ def test_a_request_announces_its_body() -> None:
         ("DELETE", {}, True),
         ("PATCH", {"If-Match": '"1-2"'}, True),
         ("PATCH", {}, False),
-        ("POST", {"If-Match": '"1-2"'}, False),
+        ("POST", {"If-Match": '"1-2"'}, True),
+        ("POST", {}, False),
     ],
 )
 def test_only_what_the_server_recognises_is_repeated(

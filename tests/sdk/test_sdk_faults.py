@@ -152,6 +152,46 @@ def test_a_deletion_is_repeated(client: gradstep.Client, network: Lossy) -> None
         session.refresh()
 
 
+@pytest.mark.parametrize("losses", [["answer"], ["request", "answer", "502"], ["half"]], ids=str)
+def test_a_session_is_rewound_once_whatever_is_lost(
+    client: gradstep.Client, network: Lossy, losses: list[str]
+) -> None:
+    session = client.sessions.create(optimizer={"type": "SGD", "lr": 1.0}, params=PARAMS)
+    for _ in range(3):
+        session.step(GRADS)
+    network.losses = list(losses)
+    info = session.rewind(1)
+    assert (info.step, info.generation, info.seq, info.replayed) == (1, 2, 5, True)
+    assert session.step(GRADS)["w"].tolist() == [0.0, 3.0]
+    assert (session.position, session.generation) == (2, 2)
+
+
+@pytest.mark.parametrize("losses", [["answer"], ["request", "answer", "502"], ["half"]], ids=str)
+def test_a_session_is_forked_once_whatever_is_lost(
+    client: gradstep.Client, network: Lossy, losses: list[str]
+) -> None:
+    session = client.sessions.create(optimizer={"type": "SGD", "lr": 1.0}, params=PARAMS)
+    session.step(GRADS)
+    before = {found.id for found in client.sessions.list()}
+    network.losses = list(losses)
+    fork = session.fork(0, lr=2.0)
+    assert {found.id for found in client.sessions.list()} - before == {fork.id}
+    assert (fork.position, fork.info.replayed) == (0, True)
+    assert fork.step(GRADS)["w"].tolist() == [0.0, 3.0]
+
+
+def test_a_step_that_arrives_after_a_rewind_is_refused(
+    client: gradstep.Client, network: Lossy
+) -> None:
+    session = client.sessions.create(optimizer="SGD", params=PARAMS)
+    slow = client.sessions.resume(session.id)
+    session.step(GRADS)
+    session.rewind(0)
+    with pytest.raises(gradstep.GenerationMismatch):
+        slow.step(GRADS)
+    assert session.refresh().step == 0
+
+
 def test_a_step_that_was_given_up_can_be_repeated_by_hand(connect: Connect, network: Lossy) -> None:
     client = connect(network, max_retries=1)
     session = client.sessions.create(optimizer={"type": "SGD", "lr": 1.0}, params=PARAMS)
@@ -208,12 +248,15 @@ def test_writes_are_fenced_by_the_generation_and_the_version(
     session.step(GRADS)
     session.end_epoch()
     session.patch(lr=0.5)
+    session.fork()
+    session.rewind(1)
     session.delete()
-    for request in network.seen[1:]:
-        assert request.headers["gradstep-generation"] == "1", request.method
-    assert [request.method for request in network.seen[2:]] == ["PUT", "PUT", "PATCH", "DELETE"]
-    patch, delete = network.seen[-2:]
-    assert (patch.headers["if-match"], delete.headers["if-match"]) == ('"1-3"', '"1-4"')
+    sent = network.seen[2:]
+    assert [request.method for request in sent] == ["PUT", "PUT", "PATCH", "POST", "POST", "DELETE"]
+    generations = [request.headers["gradstep-generation"] for request in sent]
+    assert generations == ["1", "1", "1", "1", "1", "2"]
+    versions = [request.headers.get("if-match") for request in sent]
+    assert versions == [None, None, '"1-3"', None, '"1-4"', '"2-5"']
 
 
 def test_a_version_that_was_lost_on_the_way_is_asked_for(
@@ -224,6 +267,17 @@ def test_a_version_that_was_lost_on_the_way_is_asked_for(
     session.step(GRADS)
     assert session.patch(lr=0.5).lr == (0.5,)
     assert [request.method for request in network.seen[2:]] == ["PUT", "GET", "PATCH"]
+    assert network.seen[-1].headers["if-match"] == '"1-2"'
+
+
+def test_a_rewind_asks_for_a_version_that_was_lost_on_the_way(
+    client: gradstep.Client, network: Lossy
+) -> None:
+    session = client.sessions.create(optimizer="SGD", params=PARAMS)
+    network.losses = ["version"]
+    session.step(GRADS)
+    assert session.rewind(0).step == 0
+    assert [request.method for request in network.seen[2:]] == ["PUT", "GET", "POST"]
     assert network.seen[-1].headers["if-match"] == '"1-2"'
 
 

@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_runs import PARAMS, REF, held, live, opened
-from session_states import COMPUTE, config, frozen, packed_all, restored
+from session_states import COMPUTE, captured, config, frozen, packed_all, restored
 
 from gradstep_server.errors import GradstepError
 from gradstep_server.sessions.config import ConfigPatch, SessionConfig
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.sessions.headers import config_of
 from gradstep_server.sessions.service import Sessions
-from gradstep_server.sessions.snapshots import snapshot_of
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.sessions.store import Entry
@@ -103,8 +102,7 @@ async def lived(settings: SessionConfig, program: list[tuple[str, Any]]) -> tupl
 
 
 def through_a_snapshot(state: State) -> State:
-    snapshot, parts = snapshot_of(state)
-    return restored(snapshot, parts)
+    return restored(*captured(state))
 
 
 @settings(derandomize=True, deadline=None, max_examples=120)

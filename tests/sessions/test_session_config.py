@@ -130,7 +130,7 @@ def test_an_override_that_is_no_hyperparameter_is_refused(
         ({"optimizer": {"type": "Adam", "lr": True}}, ("optimizer", "Adam", "lr")),
         ({"schedule_on": "batch"}, ("schedule_on",)),
         ({"on_nonfinite": "ignore"}, ("on_nonfinite",)),
-        ({"durability": "relaxed"}, ("durability",)),
+        ({"durability": "never"}, ("durability",)),
         ({"dtype": "I64"}, ("dtype",)),
         ({"dtype": "f32"}, ("dtype",)),
         ({"name": "x" * 201}, ("name",)),

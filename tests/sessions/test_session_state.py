@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from session_states import config, frozen, packed, packed_all, restored, started, take
+from session_states import captured, config, frozen, packed, packed_all, restored, started, take
 
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
-from gradstep_server.sessions.snapshots import snapshot_of
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.tensors import DType, Tensor
 from gradstep_server.sessions.transfer import StateFile, exported, imported
@@ -38,7 +37,7 @@ def stepped(settings: SessionConfig) -> State:
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: f"{s.optimizer!r} {s.dtype}")
 def test_a_snapshot_holds_everything(settings: SessionConfig) -> None:
     state = stepped(settings)
-    snapshot, parts = snapshot_of(state)
+    snapshot, parts = captured(state)
     again = restored(snapshot, parts)
     assert frozen(again) == frozen(state)
     more = {"w": packed(np.full((2, 2), 0.3), DType.F16)}

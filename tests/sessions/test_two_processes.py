@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from session_runs import REF, SharedStore, SlowStore, created, held, opened, step
 
-from gradstep_server.sessions import journal
+from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.config import ConfigPatch
 from gradstep_server.sessions.errors import (
     PositionMismatch,
@@ -17,9 +17,11 @@ from gradstep_server.sessions.errors import (
     StepConflict,
 )
 from gradstep_server.sessions.receipts import Stepped
-from gradstep_server.sessions.store import Snapshot
 
 pytestmark = pytest.mark.anyio
+
+OFTEN = SnapshotPolicy(log_factor=0, floor=0)
+"""A snapshot after every step."""
 
 
 async def test_steps_may_alternate_between_processes() -> None:
@@ -113,14 +115,10 @@ async def test_deleting_in_one_while_the_other_steps_leaves_no_session() -> None
         await second.view(REF)
 
 
-async def test_one_that_fell_behind_a_trimmed_log_goes_on_from_the_snapshot(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(journal, "SNAPSHOT_FLOOR", 0)
-    monkeypatch.setattr(journal, "SNAPSHOT_FACTOR", 0)
+async def test_one_that_fell_behind_a_trimmed_log_goes_on_from_the_snapshot() -> None:
     store = SharedStore()
     behind = await created(store)
-    ahead = opened(store)
+    ahead = opened(store, policy=OFTEN)
     for n in range(1, 9):
         await step(ahead, n)
         await ahead.close()
@@ -138,21 +136,17 @@ class InterruptedStore(SharedStore):
         super().__init__()
         self.meanwhile: Callable[[], Awaitable[None]] | None = None
 
-    async def snapshot(self, key: str) -> tuple[Snapshot, memoryview] | None:
-        kept = await super().snapshot(key)
+    async def snapshots(self, key: str) -> Sequence[tuple[int, int]]:
+        kept = await super().snapshots(key)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile is not None:
             await meanwhile()
         return kept
 
 
-async def test_a_log_that_is_trimmed_while_it_is_loaded_is_not_damaged(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(journal, "SNAPSHOT_FLOOR", 0)
-    monkeypatch.setattr(journal, "SNAPSHOT_FACTOR", 0)
+async def test_a_log_that_is_trimmed_while_it_is_loaded_is_not_damaged() -> None:
     store = InterruptedStore()
-    ahead = await created(store)
+    ahead = await created(store, policy=OFTEN)
 
     async def go_on() -> None:
         for n in range(1, 9):

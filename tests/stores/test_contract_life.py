@@ -1,4 +1,4 @@
-"""What `sessions.store` promises of snapshots, trimming, deleting and idling, for every store."""
+"""What `sessions.store` promises of deleting and idling, for every store."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 from store_logs import (
+    EMPTY,
     NOON,
+    append,
     entry,
-    expected_log,
     grow,
+    head,
     header,
-    joined,
+    put_snapshot,
     random_body,
     replayed,
     snapshot,
@@ -20,87 +22,12 @@ from store_logs import (
     step_body,
 )
 
-from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
-from gradstep_server.sessions.store import Head, Store
+from gradstep_server.sessions.errors import IdTaken, SequenceTaken
+from gradstep_server.sessions.store import Store
 
 pytestmark = pytest.mark.anyio
 
 MIB = 2**20
-
-
-async def test_the_newest_snapshot_is_returned_and_a_kept_one_stays(store: Store) -> None:
-    session = await started(store, steps=9)
-    for seq, text in ((3, b"three"), (9, b"nine"), (6, b"six"), (9, b"NINE")):
-        body = [memoryview(text)]
-        await store.put_snapshot(session.key, snapshot(seq, body, record=text), body)
-
-    kept = await store.snapshot(session.key)
-
-    assert kept is not None
-    assert kept[0] == snapshot(9, [memoryview(b"nine")], record=b"nine")
-    assert bytes(kept[1]) == b"nine"
-
-
-@pytest.mark.parametrize("snapshots", [(), (5,)])
-async def test_trim_keeps_all_before_there_are_two_snapshots(
-    store: Store, snapshots: tuple[int, ...]
-) -> None:
-    session = await started(store, steps=8)
-    for seq in snapshots:
-        await store.put_snapshot(session.key, snapshot(seq), ())
-
-    await store.trim(session.key)
-
-    assert await replayed(store, session.key) == expected_log(1, 8)
-
-
-async def test_trim_drops_bodies_up_to_the_second_newest_snapshot(store: Store) -> None:
-    session = await started(store, steps=8)
-    for seq in (2, 4, 7):
-        body = random_body(seq, 2 * MIB)
-        await store.put_snapshot(session.key, snapshot(seq, body), body)
-
-    await store.trim(session.key)
-    await store.trim(session.key)
-
-    assert await replayed(store, session.key, after=4) == expected_log(5, 8)
-    for seq in range(1, 9):
-        assert await store.at(session.key, seq) == entry(seq, step_body(seq))
-    assert await store.find(session.key, "step", 1) == entry(1, step_body(1))
-    assert len(await store.history(session.key, "step", 0, 100)) == 8
-    with pytest.raises(SessionCorrupt, match=r"Entry 4 .*trimmed"):
-        await replayed(store, session.key, after=3)
-    kept = await store.snapshot(session.key)
-    assert kept is not None
-    assert kept[0].seq == 7
-    assert bytes(kept[1]) == joined(random_body(7, 2 * MIB))
-
-
-async def test_a_trimmed_log_goes_on(store: Store) -> None:
-    session = await started(store, steps=6)
-    for seq in (2, 4):
-        await store.put_snapshot(session.key, snapshot(seq), ())
-    await store.trim(session.key)
-
-    await grow(store, session.key, 7, 9)
-    await store.put_snapshot(session.key, snapshot(8), ())
-    await store.trim(session.key)
-
-    assert await replayed(store, session.key, after=4) == expected_log(5, 9)
-    with pytest.raises(SessionCorrupt):
-        await replayed(store, session.key, after=2)
-
-
-async def test_many_small_bodies_are_trimmed_in_one_call(store: Store) -> None:
-    session = await started(store, steps=600)
-    for seq in (599, 600):
-        await store.put_snapshot(session.key, snapshot(seq), ())
-
-    await store.trim(session.key)
-
-    assert await replayed(store, session.key, after=599) == expected_log(600, 600)
-    with pytest.raises(SessionCorrupt, match="Entry 599 "):
-        await replayed(store, session.key, after=598)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
@@ -118,12 +45,14 @@ async def test_a_delete_at_another_sequence_is_refused(store: Store, steps: int)
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-async def test_a_deleted_session_is_gone_but_its_id_stays_taken(store: Store, steps: int) -> None:
+@pytest.mark.parametrize("anywhere", [False, True])
+async def test_a_deleted_session_is_gone_but_its_id_stays_taken(
+    store: Store, steps: int, anywhere: bool
+) -> None:
     session = await started(store, steps=steps)
 
-    await store.delete(session, steps)
-    await store.delete(session, steps)
-    await store.delete(session, steps + 5)
+    for seq in (None,) if anywhere else (steps, steps, steps + 5, None):
+        await store.delete(session, seq)
 
     deleted = await store.load("alice", "a")
     assert deleted is not None
@@ -137,45 +66,71 @@ async def test_a_deleted_session_is_gone_but_its_id_stays_taken(store: Store, st
 
 
 @pytest.mark.parametrize("steps", [0, 3])
-async def test_a_deleted_log_reads_as_empty_and_takes_nothing(store: Store, steps: int) -> None:
-    session = await started(store, steps=steps)
-    await store.delete(session, steps)
+@pytest.mark.parametrize("anywhere", [False, True])
+async def test_a_deleted_log_reads_as_empty_and_takes_nothing(
+    store: Store, steps: int, anywhere: bool
+) -> None:
+    session, body = await started(store, steps=steps), random_body(1, 2 * MIB)
+    await store.delete(session, None if anywhere else steps)
 
     for seq in (1, steps + 1):
-        with pytest.raises(SequenceTaken):
-            await store.append(session.key, entry(seq), ())
-    await store.put_snapshot(session.key, snapshot(steps), ())
-    await store.trim(session.key)
+        for synced in (True, False):
+            with pytest.raises(SequenceTaken):
+                await append(store, session.key, entry(seq), synced=synced)
+    await put_snapshot(store, session.key, snapshot(steps, body), body)
+    await store.trim(session.key, steps)
+    await store.sync(session.key)
 
     assert (await store.head(session.key)).seq == 0
     assert await replayed(store, session.key) == []
-    assert await store.snapshot(session.key) is None
+    assert list(await store.snapshots(session.key)) == []
+    assert await store.snapshot(session.key, steps) is None
     assert await store.find(session.key, "step", 1) is None
-    assert list(await store.history(session.key, "step", 0, 10)) == []
+    assert await store.newest(session.key, "step", 10) is None
+    assert list(await store.history(session.key, "step", 0, 10, 10)) == []
 
 
-async def test_of_an_append_and_a_delete_that_race_exactly_one_wins(store: Store) -> None:
+async def test_a_session_may_be_deleted_while_its_snapshot_is_written(store: Store) -> None:
+    session, [part] = await started(store, steps=3), random_body(1, 2 * MIB)
+
+    async with store.snapshot_writer(session.key) as writer:
+        await writer.write(part)
+        await store.delete(session, 3)
+        await writer.write(part)
+        await writer.commit(snapshot(3, [part, part]))
+
+    assert list(await store.snapshots(session.key)) == []
+    assert await store.list("alice", "", 10) == []
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+async def test_of_an_append_and_a_delete_that_race_the_delete_is_never_undone(
+    writers: list[Store], anywhere: bool
+) -> None:
     for number in range(20):
-        session = await started(store, f"s{number}", steps=number % 2)
+        appending, deleting = writers[0], writers[number % len(writers)]
         seq = number % 2
-        body = step_body(seq + 1)
+        session = await started(appending, f"s{number}", steps=seq)
 
         appended, deleted = await asyncio.gather(
-            store.append(session.key, entry(seq + 1, body), body),
-            store.delete(session, seq),
+            append(appending, session.key, entry(seq + 1, body := step_body(seq + 1)), body),
+            deleting.delete(session, None if anywhere else seq),
             return_exceptions=True,
         )
 
-        loaded = await store.load("alice", session.id)
+        loaded = await deleting.load("alice", session.id)
         assert loaded is not None
-        if appended is None:
-            assert isinstance(deleted, SequenceTaken)
-            assert loaded.deleted_at is None
-            assert (await store.head(session.key)).seq == seq + 1
-        else:
-            assert isinstance(appended, SequenceTaken)
-            assert deleted is None
+        assert isinstance(appended, bool | SequenceTaken)
+        if deleted is None:
+            assert anywhere or isinstance(appended, SequenceTaken)
             assert loaded.deleted_at is not None
+            with pytest.raises(SequenceTaken):
+                await append(appending, session.key, entry(seq + 2))
+        else:
+            assert isinstance(deleted, SequenceTaken)
+            assert appended is True
+            assert loaded.deleted_at is None
+            assert (await deleting.head(session.key)).seq == seq + 1
 
 
 async def test_idle_sessions_are_those_without_a_recent_entry(store: Store) -> None:
@@ -190,7 +145,9 @@ async def test_idle_sessions_are_those_without_a_recent_entry(store: Store) -> N
         ("alice", "idle"),
         ("bob", "idle"),
     }
-    heads = {session.key: head for session, head in found}
-    assert heads == {idle.key: Head(5, 5, NOON + 5.1), other.key: Head(0, 0, NOON)}
+    assert {session.key: stands for session, stands in found} == {
+        idle.key: head(5),
+        other.key: EMPTY,
+    }
     assert len(await store.idle_since(NOON + 20, 1)) == 1
     assert busy.key in {session.key for session, _ in await store.idle_since(NOON + 60, 10)}

@@ -8,27 +8,27 @@ import sys
 import traceback
 from urllib.parse import quote
 
-import asyncpg
 import pytest
-from postgres_server import PASSWORD, PostgresServer, execute
+from postgres_server import PASSWORD, PostgresServer, count, execute
 from store_logs import (
-    NOON,
+    append,
     entry,
     expected_log,
+    grow,
+    head,
     header,
     joined,
+    newest_snapshot,
+    put_snapshot,
     random_body,
     replayed,
     snapshot,
     started,
-    step_body,
 )
 from typer.testing import CliRunner
 
 from gradstep_server.cli import app
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, StoreUnavailable
-from gradstep_server.sessions.store import Head
-from gradstep_server.stores.postgres import schema
 from gradstep_server.stores.postgres.store import PostgresStore
 from gradstep_server.stores.urls import open_store, shown
 
@@ -38,27 +38,19 @@ MIB = 2**20
 Replicas = tuple[PostgresStore, PostgresStore]
 
 
-async def _count(url: str, table: str) -> int:
-    db = await asyncpg.connect(url)
-    try:
-        return int(await db.fetchval(f"SELECT count(*) FROM {table}"))  # noqa: S608 - a constant
-    finally:
-        await db.close()
-
-
 async def test_replicas_write_one_log_in_turn(replicas: Replicas) -> None:
     session = await started(replicas[0])
 
     for seq in range(1, 21):
-        await replicas[seq % 2].append(session.key, entry(seq, step_body(seq)), step_body(seq))
+        await grow(replicas[seq % 2], session.key, seq, seq)
         with pytest.raises(SequenceTaken) as refusal:
-            await replicas[(seq + 1) % 2].append(session.key, entry(seq), ())
+            await append(replicas[(seq + 1) % 2], session.key, entry(seq))
         assert refusal.value.head == seq
 
     for replica in replicas:
         assert replica.shared
         assert await replica.load("alice", "a") == session
-        assert await replica.head(session.key) == Head(20, 20, NOON + 20.1)
+        assert await replica.head(session.key) == head(20)
         assert await replayed(replica, session.key) == expected_log(1, 20)
 
 
@@ -68,13 +60,13 @@ async def test_of_64_racers_at_each_position_exactly_one_wins(replicas: Replicas
         bodies = [[memoryview(bytes([racer]))] for racer in range(64)]
         outcomes = await asyncio.gather(
             *(
-                replicas[racer % 2].append(session.key, entry(seq, body), body)
+                append(replicas[racer % 2], session.key, entry(seq, body), body)
                 for racer, body in enumerate(bodies)
             ),
             return_exceptions=True,
         )
 
-        [winner] = [racer for racer, outcome in enumerate(outcomes) if outcome is None]
+        [winner] = [racer for racer, outcome in enumerate(outcomes) if outcome is True]
         losses = [outcome for outcome in outcomes if isinstance(outcome, SequenceTaken)]
         assert [loss.head for loss in losses] == [seq] * 63
         assert await replayed(replicas[winner % 2], session.key, seq - 1) == [
@@ -93,7 +85,7 @@ async def test_an_id_is_given_once_by_all_replicas(replicas: Replicas, database:
     [winner] = [rival for rival, outcome in zip(rivals, outcomes, strict=True) if outcome is None]
     assert sum(isinstance(outcome, IdTaken) for outcome in outcomes) == 15
     assert await replicas[0].load("alice", "a") == winner
-    assert await _count(database, "gradstep_chunks") == 2
+    assert await count(database, "gradstep_chunks") == 2
 
 
 async def test_replicas_may_keep_and_trim_the_same_snapshots(
@@ -103,24 +95,22 @@ async def test_replicas_may_keep_and_trim_the_same_snapshots(
     body = random_body(1, 5 * MIB)
     for seq in (10, 20, 30):
         await asyncio.gather(
-            *(replica.put_snapshot(session.key, snapshot(seq, body), body) for replica in replicas)
+            *(put_snapshot(replica, session.key, snapshot(seq, body), body) for replica in replicas)
         )
-        await asyncio.gather(*(replica.trim(session.key) for replica in replicas))
+        await asyncio.gather(*(replica.trim(session.key, seq - 10) for replica in replicas))
 
     for replica in replicas:
         assert await replayed(replica, session.key, after=20) == expected_log(21, 30)
-        kept = await replica.snapshot(session.key)
-        assert kept is not None
-        assert (kept[0], bytes(kept[1])) == (snapshot(30, body), joined(body))
-    assert await _count(database, "gradstep_snapshots") == 2
-    assert await _count(database, "gradstep_chunks") == 2 * 2 + 10
+        assert await newest_snapshot(replica, session.key) == (snapshot(30, body), joined(body))
+    assert await count(database, "gradstep_snapshots") == 2
+    assert await count(database, "gradstep_chunks") == 2 * 2 + 10
 
 
 async def test_a_body_of_64_mb_comes_back_bit_for_bit(replicas: Replicas) -> None:
     session = await started(replicas[0])
     body = random_body(1, 30_000_000, 7, 33_999_993)
 
-    await replicas[0].append(session.key, entry(1, body), body)
+    await append(replicas[0], session.key, entry(1, body), body)
 
     assert await replayed(replicas[1], session.key) == [(entry(1, body), joined(body))]
 
@@ -131,105 +121,32 @@ async def test_what_was_refused_or_deleted_leaves_no_chunk(
     body = random_body(1, 9 * MIB)
     session = await started(replicas[0], steps=1)
     with pytest.raises(SequenceTaken):
-        await replicas[0].append(session.key, entry(9, body), body)
-    await replicas[0].append(session.key, entry(2, body), body)
-    await replicas[0].put_snapshot(session.key, snapshot(2, body), body)
-    await replicas[0].put_snapshot(session.key, snapshot(2, body), body)
-    assert await _count(database, "gradstep_chunks") == 1 + 3 + 3
+        await append(replicas[0], session.key, entry(9, body), body)
+    await append(replicas[0], session.key, entry(2, body), body)
+    await put_snapshot(replicas[0], session.key, snapshot(2, body), body)
+    await put_snapshot(replicas[0], session.key, snapshot(2, body), body)
+    assert await count(database, "gradstep_chunks") == 1 + 3 + 3
 
     await replicas[1].delete(session, 2)
-    await replicas[0].put_snapshot(session.key, snapshot(2, body), body)
+    await put_snapshot(replicas[0], session.key, snapshot(2, body), body)
 
     for table in ("chunks", "snapshots", "entries", "logs"):
-        assert await _count(database, f"gradstep_{table}") == 0
-    assert await _count(database, "gradstep_sessions WHERE swept") == 1
-
-
-async def test_a_delete_that_was_cut_off_is_swept_at_the_next_start(database: str) -> None:
-    store = PostgresStore(database)
-    await store.open()
-    session = await started(store, steps=300)
-    # What a replica leaves that dies between the two parts of a delete.
-    await execute(
-        database,
-        "DELETE FROM gradstep_logs",
-        "UPDATE gradstep_sessions SET deleted_at = 5",
-    )
-    assert await replayed(store, session.key) == []
-    assert await store.find(session.key, "step", 1) is None
-    await store.close()
-
-    again = PostgresStore(database)
-    await again.open()
-    await again.close()
-
-    assert await _count(database, "gradstep_entries") == 0
-    assert await _count(database, "gradstep_chunks") == 0
-
-
-async def test_eight_replicas_may_start_on_an_empty_database_at_once(database: str) -> None:
-    stores = [PostgresStore(database) for _ in range(8)]
-    await asyncio.gather(*(store.open() for store in stores))
-
-    session = await started(stores[0], steps=1)
-    for store in stores:
-        assert await replayed(store, session.key) == expected_log(1, 1)
-        await store.close()
-    assert await _count(database, f"gradstep_schema WHERE version = {len(schema.STEPS)}") == 1
-
-
-async def test_a_migration_keeps_what_is_there_and_runs_once(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = PostgresStore(database)
-    await old.open()
-    session = await started(old, steps=3)
-    await old.close()
-
-    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "CREATE TABLE gradstep_next (n integer)"))
-    stores = [PostgresStore(database) for _ in range(4)]
-    await asyncio.gather(*(store.open() for store in stores))
-
-    for store in stores:
-        assert await replayed(store, session.key) == expected_log(1, 3)
-        await store.close()
-    assert await _count(database, "gradstep_next") == 0
-
-
-async def test_a_migration_that_fails_changes_nothing(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(schema, "STEPS", (*schema.STEPS, "CREATE TABLE gradstep_next (n no_type)"))
-    with pytest.raises(StoreUnavailable, match="no_type"):
-        await PostgresStore(database).open()
-    monkeypatch.undo()
-
-    store = PostgresStore(database)
-    await store.open()
-    assert await store.list("alice", "", 10) == []
-    await store.close()
-
-
-async def test_a_database_of_a_newer_gradstep_is_refused(database: str) -> None:
-    store = PostgresStore(database)
-    await store.open()
-    await store.close()
-    await execute(database, "UPDATE gradstep_schema SET version = 99")
-
-    with pytest.raises(StoreUnavailable, match=r"format 99, .* knows 1; run a newer gradstep"):
-        await PostgresStore(database).open()
+        assert await count(database, f"gradstep_{table}") == 0
+    assert await count(database, "gradstep_sessions WHERE swept") == 1
 
 
 @pytest.mark.parametrize("suffix", ["", "&synchronous_commit=off"])
 async def test_a_commit_is_synced_whatever_the_defaults_are(database: str, suffix: str) -> None:
-    name = database.partition("?")[0].rpartition("/")[2]
-    await execute(database, f"ALTER DATABASE {name} SET synchronous_commit = off")
     store = PostgresStore(database + suffix)
-    await store.open()
-    for _ in range(2):  # a connection that is returned keeps its settings
-        async with store._connections.use() as db:
-            assert await db.fetchval("SHOW synchronous_commit") == "on"
-    await store.close()
+    await execute(database, "ALTER DATABASE postgres SET synchronous_commit = off")
+    try:
+        await store.open()
+        for _ in range(2):  # a connection that is returned keeps its settings
+            async with store._connections.use() as db:
+                assert await db.fetchval("SHOW synchronous_commit") == "on"
+    finally:
+        await execute(database, "ALTER DATABASE postgres RESET synchronous_commit")
+        await store.close()
 
 
 async def test_a_server_that_does_not_sync_is_named_in_the_banner(database: str) -> None:

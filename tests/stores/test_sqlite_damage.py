@@ -1,30 +1,35 @@
-"""What the SQLite store does when its files are damaged or the disk is full."""
+"""What the SQLite store does when its files are damaged."""
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import apsw
 import pytest
-from failing_disk import FailingDisk
 from store_logs import (
+    EMPTY,
     NOON,
     entry,
     expected_log,
     grow,
+    head,
     header,
-    joined,
+    newest_snapshot,
+    put_snapshot,
     random_body,
     replayed,
     snapshot,
     started,
 )
 
-from gradstep_server.sessions.errors import SessionCorrupt, StorageFull, StoreUnavailable
+from gradstep_server.sessions.errors import (
+    SequenceTaken,
+    SessionCorrupt,
+    StoreUnavailable,
+)
 from gradstep_server.sessions.store import Head
+from gradstep_server.stores.sqlite.catalogue import Catalogue
 from gradstep_server.stores.sqlite.store import SqliteStore
 
 pytestmark = pytest.mark.anyio
@@ -59,11 +64,13 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
     "no format number": lambda path: overwrite(path, 60, bytes(4)),
     "inverted pages": invert_pages,
     "truncated": truncate_by_half,
-    "empty": lambda path: (path.write_bytes(b"") and None) or None,
+    "empty": empty,
 }
 
 
-async def damaged_store(directory: Path, damage: Callable[[Path], None]) -> SqliteStore:
+async def damaged_store(
+    directory: Path, damage: Callable[[Path], None], *, shared: bool = False
+) -> SqliteStore:
     """Return an open store whose session ``b`` of three is damaged on disk."""
     store = SqliteStore(directory)
     await store.open()
@@ -75,7 +82,7 @@ async def damaged_store(directory: Path, damage: Callable[[Path], None]) -> Sqli
     assert bad is not None
     await store.close()
     damage(store._sessions._logs.path(bad.key))
-    store = SqliteStore(directory)
+    store = SqliteStore(directory, shared=shared)
     await store.open()
     return store
 
@@ -98,10 +105,66 @@ async def test_a_damaged_session_is_reported_and_the_others_work(
     await grow(store, good.key, 51, 52)
 
     assert await replayed(store, good.key) == expected_log(1, 52)
-    listed = {session.id: head for session, head in await store.list("alice", "", 10)}
+    listed = {session.id: stands for session, stands in await store.list("alice", "", 10)}
     assert listed["a"].seq == 52
-    assert listed["b"] in {Head(0, 0, NOON), Head(50, 50, NOON + 50.1)}
+    assert listed["b"] in {EMPTY, head(50)}
     assert "a" not in {session.id for session, _ in await store.idle_since(NOON + 51, 10)}
+    await store.close()
+
+
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("tried", [False, True])
+@pytest.mark.parametrize("damage", [*DAMAGE.values(), lose], ids=[*DAMAGE, "lost"])
+async def test_a_damaged_session_can_be_deleted(
+    tmp_path: Path, damage: Callable[[Path], None], tried: bool, shared: bool
+) -> None:
+    """Also after a delete that asked where its log stands, and got no answer."""
+    store = await damaged_store(tmp_path, damage, shared=shared)
+    bad = await store.load("alice", "b")
+    assert bad is not None
+    if tried:
+        with pytest.raises(SessionCorrupt):
+            await store.delete(bad, 50)
+        assert await store.load("alice", "b") == bad
+        assert "b" in {session.id for session, _ in await store.list("alice", "", 10)}
+
+    await store.delete(bad, None)
+    await store.delete(bad, None)
+
+    deleted = await store.load("alice", "b")
+    assert deleted is not None
+    assert deleted.deleted_at is not None
+    assert [session.id for session, _ in await store.list("alice", "", 10)] == ["a", "c"]
+    assert await store.head(bad.key) == Head(0, 0, 0.0)
+    with pytest.raises(SequenceTaken):
+        await grow(store, bad.key, 51, 51)
+    assert not store._sessions._logs.path(bad.key).exists()
+    await store.close()
+
+
+async def test_a_delete_of_a_damaged_session_that_a_crash_cut_off_can_be_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await damaged_store(tmp_path, invert_pages)
+    bad = await store.load("alice", "b")
+    assert bad is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Catalogue, "finish_delete", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await store.delete(bad, None)
+    await store.close()
+
+    store = SqliteStore(tmp_path)
+    await store.open()
+    assert await store.load("alice", "b") == bad
+    with pytest.raises(SessionCorrupt):
+        await replayed(store, bad.key)
+    await store.delete(bad, None)
+    assert [session.id for session, _ in await store.list("alice", "", 10)] == ["a", "c"]
     await store.close()
 
 
@@ -140,13 +203,13 @@ async def test_chunks_that_moved_are_not_taken_for_the_body(sqlite: SqliteStore)
 
 async def test_a_snapshot_without_its_body_is_reported(sqlite: SqliteStore) -> None:
     session, body = await started(sqlite, steps=1), random_body(1, 3 * MIB)
-    await sqlite.put_snapshot(session.key, snapshot(1, body), body)
+    await put_snapshot(sqlite, session.key, snapshot(1, body), body)
     db = apsw.Connection(str(sqlite._sessions._logs.path(session.key)))
     db.execute("DELETE FROM chunks WHERE id = (SELECT max(id) FROM chunks)")
     db.close()
 
     with pytest.raises(SessionCorrupt, match="body of snapshot 1 is not complete"):
-        await sqlite.snapshot(session.key)
+        await newest_snapshot(sqlite, session.key)
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
@@ -169,80 +232,6 @@ async def test_a_damaged_catalogue_makes_the_store_unavailable(
     with pytest.raises(StoreUnavailable):
         await use()
     await store.close()
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size`, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("size", [MIB, 6 * MIB])
-async def test_on_a_full_disk_writes_are_refused_reads_go_on_and_nothing_is_lost(
-    sqlite: SqliteStore, size: int
-) -> None:
-    session, body = await started(sqlite, steps=3), random_body(1, size)
-
-    with largest_file(400_000):
-        with pytest.raises(StorageFull, match="disk is full"):
-            await sqlite.append(session.key, entry(4, body), body)
-        with pytest.raises(StorageFull):
-            await sqlite.put_snapshot(session.key, snapshot(3, body), body)
-        with pytest.raises(StorageFull):
-            await sqlite.create(other := header("b"), entry(1, body), body)
-        assert await replayed(sqlite, session.key) == expected_log(1, 3)
-        assert await sqlite.load("alice", "b") is None
-        await grow(sqlite, session.key, 4, 4)
-
-    await sqlite.append(session.key, entry(5, body), body)
-    await sqlite.create(other, entry(1, body), body)
-    assert await replayed(sqlite, session.key, after=4) == [(entry(5, body), joined(body))]
-    assert await replayed(sqlite, other.key) == [(entry(1, body), joined(body))]
-
-
-async def test_a_store_on_a_full_disk_fails_its_check(sqlite: SqliteStore) -> None:
-    with largest_file(0), pytest.raises(StorageFull):
-        await sqlite.check()
-
-    await sqlite.check()
-    assert await sqlite.list("alice", "", 10) == []
-
-
-@pytest.mark.parametrize("shared", [False, True])
-async def test_what_a_full_disk_cut_off_is_swept_when_there_is_space_again(
-    tmp_path: Path, *, shared: bool
-) -> None:
-    body = random_body(1, 3 * MIB)
-    with FailingDisk() as disk:
-        store = SqliteStore(tmp_path, shared=shared)
-        await store.open()
-        session = await started(store, steps=3)
-        await store.append(session.key, entry(4, body), body)
-        disk.room = 2 * MIB
-        with pytest.raises(StorageFull, match="disk is full"):
-            await store.append(session.key, entry(5, body), body)
-        for _ in range(3):
-            with pytest.raises(StorageFull):
-                await store.append(session.key, entry(5, body), body)
-        disk.room = 0
-        assert (await store.head(session.key)).seq == 4
-        assert await replayed(store, session.key, after=3) == [(entry(4, body), joined(body))]
-
-        disk.room = None
-        await store.append(session.key, entry(5, body), body)
-        assert await replayed(store, session.key, after=4) == [(entry(5, body), joined(body))]
-        path = store._sessions._logs.path(session.key)
-        await store.close()
-
-    db = apsw.Connection(str(path))
-    assert db.execute("SELECT count(*) FROM chunks").get == 3 + 3 + 3
-    assert db.execute("SELECT count(*) FROM pending").get == 0
-    db.close()
 
 
 async def test_a_catalogue_that_vanishes_makes_the_store_unavailable(tmp_path: Path) -> None:

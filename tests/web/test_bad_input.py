@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bad_branch_requests import BRANCHES
 from bad_requests import (
     ASKED,
     BINARY,
@@ -37,6 +38,7 @@ ROWS = [
     *QUERIES,
     *NUMBERS,
     *SESSIONS,
+    *BRANCHES,
 ]
 OPERATIONS = [bad for bad in ROWS if bad.code not in {"not-found", "method-not-allowed"}]
 """Rows for an address and method that there are; the others belong to no operation."""

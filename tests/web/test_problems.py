@@ -79,6 +79,7 @@ def test_no_two_errors_share_a_code() -> None:
         (errors.InvalidTensors, 422),
         (errors.SessionNotFound, 404),
         (errors.StepConflict, 409),
+        (errors.StepGone, 410),
         (errors.PreconditionFailed, 412),
         (errors.StoreUnavailable, 503),
         (errors.StorageFull, 507),

@@ -14,8 +14,10 @@ from gradstep._fields import Fields
 from gradstep._types import (
     Curve,
     EpochReceipt,
+    ForkedFrom,
     Group,
     History,
+    JsonObject,
     Kind,
     Params,
     Receipt,
@@ -87,6 +89,7 @@ def session(answer: Answer) -> SessionInfo:
         generation=found.whole("generation"),
         seq=found.whole("seq"),
         durable_step=found.whole("durable_step"),
+        oldest_step=found.whole("oldest_step"),
         optimizer=found.mapping("optimizer"),
         scheduler=found.mapping_or_none("scheduler"),
         schedule_on=found.text("schedule_on"),
@@ -98,7 +101,9 @@ def session(answer: Answer) -> SessionInfo:
         clip=found.mapping_or_none("clip"),
         on_nonfinite=found.text("on_nonfinite"),
         durability=found.text("durability"),
+        retain=found.text_or_whole("retain"),
         dtype=found.text("dtype"),
+        forked_from=_forked_from(found.mapping_or_none("forked_from")),
         lr=found.numbers("lr"),
         tensors={
             name: _tensor_info(Fields(entry)) for name, entry in found.mapping("tensors").items()
@@ -107,6 +112,13 @@ def session(answer: Answer) -> SessionInfo:
         updated_at=found.moment("updated_at"),
         replayed=found.flag("replayed"),
     )
+
+
+def _forked_from(members: JsonObject | None) -> ForkedFrom | None:
+    if members is None:
+        return None
+    found = Fields(members)
+    return ForkedFrom(found.text("id"), found.whole("step"), found.whole("generation"))
 
 
 def _tensor_info(found: Fields) -> TensorInfo:

@@ -11,7 +11,7 @@ import httpx
 from gradstep import _calls
 from gradstep._async_session import AsyncSession
 from gradstep._senders import AsyncSender, base_url
-from gradstep._types import Curve, Dtype, Kind, SessionSummary, Spec, TensorLike
+from gradstep._types import Curve, Dtype, Kind, Retain, SessionSummary, Spec, TensorLike
 
 
 class AsyncClient:
@@ -110,6 +110,8 @@ class AsyncSessions:
         param_groups: Sequence[Mapping[str, object]] | None = None,
         clip: Mapping[str, object] | None = None,
         on_nonfinite: Literal["reject", "skip"] | None = None,
+        durability: Literal["step", "relaxed"] | None = None,
+        retain: Retain | None = None,
         id: str | None = None,  # noqa: A002 - the name that it has on the wire
         name: str | None = None,
         dtype: Dtype | None = None,
@@ -125,6 +127,8 @@ class AsyncSessions:
             param_groups=param_groups,
             clip=clip,
             on_nonfinite=on_nonfinite,
+            durability=durability,
+            retain=retain,
             name=name,
         )
         session = AsyncSession(self._sender, await self._sender.send(call))

@@ -16,6 +16,7 @@ from gradstep._types import (
     History,
     Params,
     Receipt,
+    Retain,
     SessionInfo,
     Spec,
     State,
@@ -65,17 +66,17 @@ class AsyncSession(TrackedSession):
         """End the epoch, which moves a schedule that counts epochs."""
         return await self._sender.send(self._end_epoch_call(metric))
 
-    async def params(self) -> Params:
-        """Return the present parameters by name, empty if there are none yet."""
-        return await self._sender.send(self._params_call())
+    async def params(self, step: int | None = None) -> Params:
+        """Return the parameters by name, empty if there are none yet."""
+        return await self._sender.send(self._params_call(step))
 
     async def set_params(self, params: Mapping[str, TensorLike]) -> SessionInfo:
         """Set the initial parameters of a session that was created without any."""
         return await self._sender.send(self._set_params_call(params))
 
-    async def state(self) -> State:
+    async def state(self, step: int | None = None) -> State:
         """Return all that the session knows: parameters, slots, counters, configuration."""
-        return await self._sender.send(self._state_call())
+        return await self._sender.send(self._state_call(step))
 
     async def load_state(self, state: State) -> SessionInfo:
         """Continue from a state, in a session that was created without parameters."""
@@ -115,6 +116,7 @@ class AsyncSession(TrackedSession):
         scheduler: Spec | Unset | None = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
+        retain: Retain | Unset = UNSET,
         name: str | Unset | None = UNSET,
     ) -> SessionInfo:
         """Change hyperparameters from the next step on; what is not given stays."""
@@ -127,9 +129,45 @@ class AsyncSession(TrackedSession):
                 optimizer=optimizer,
                 clip=clip,
                 on_nonfinite=on_nonfinite,
+                retain=retain,
                 name=name,
             )
         )
+
+    async def rewind(self, step: int) -> SessionInfo:
+        """Go back to how the session was right after a step."""
+        if self._etag is None:
+            await self._sender.send(self._etag_call())
+        return await self._sender.send(self._rewind_call(step))
+
+    async def fork(
+        self,
+        step: int | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the name that it has on the wire
+        lr: float | Unset = UNSET,
+        optimizer: Mapping[str, object] | Unset = UNSET,
+        scheduler: Spec | Unset | None = UNSET,
+        clip: Mapping[str, object] | Unset | None = UNSET,
+        on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
+        durability: Literal["step", "relaxed"] | Unset = UNSET,
+        retain: Retain | Unset = UNSET,
+        name: str | Unset | None = UNSET,
+    ) -> AsyncSession:
+        """Begin another session right after a step of this one, which stays as it is."""
+        call = self._fork_call(
+            id,
+            step=step,
+            lr=lr,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            clip=clip,
+            on_nonfinite=on_nonfinite,
+            durability=durability,
+            retain=retain,
+            name=name,
+        )
+        return AsyncSession(self._sender, await self._sender.send(call))
 
     async def delete(self) -> None:
         """Delete the session; its id is never used again."""

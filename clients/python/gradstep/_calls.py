@@ -10,6 +10,7 @@ import math
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from operator import index
 from typing import NamedTuple, SupportsFloat
 
 from gradstep import _answers, _safetensors
@@ -83,10 +84,18 @@ def session_path(session_id: str) -> str:
     Raises:
         ValueError: It can be no session's id.
     """
+    return f"/v1/sessions/{_checked_id(session_id)}"
+
+
+def _checked_id(session_id: str) -> str:
     if not SESSION_ID.fullmatch(session_id):
         msg = f"{session_id!r} is no session id: those match {SESSION_ID.pattern}"
         raise ValueError(msg)
-    return f"/v1/sessions/{session_id}"
+    return session_id
+
+
+def _id_or_random(session_id: str | None) -> str:
+    return secrets.token_hex(16) if session_id is None else _checked_id(session_id)
 
 
 def kind(spec: Spec) -> dict[str, object]:
@@ -153,7 +162,7 @@ def create_session(
         **options,
     }
     given = {key: value for key, value in config.items() if value is not None}
-    path = session_path(secrets.token_hex(16) if session_id is None else session_id)
+    path = session_path(_id_or_random(session_id))
     return Call(Request("PUT", path, body=json_body(given)), _describe)
 
 
@@ -200,20 +209,24 @@ def _put_tensors(session_id: str, part: str, body: Body, generation: int) -> Cal
     return Call(Request("PUT", path, headers=_fence(generation), body=body), _describe)
 
 
-def get_params(session_id: str) -> Call[Place]:
-    """Download the parameters of a session."""
+def get_params(session_id: str, *, step: int | None) -> Call[Place]:
+    """Download the parameters of a session, as they stand or as right after a step."""
 
     def read(answer: Answer) -> Place:
         return Place(_answers.tensors(answer)[0], *_answers.place(answer))
 
     path = f"{session_path(session_id)}/params"
-    return Call(Request("GET", path, accept=SAFETENSORS), read)
+    return Call(Request("GET", path, accept=SAFETENSORS, query=_at(step)), read)
 
 
-def get_state(session_id: str) -> Call[State]:
-    """Download the whole state of a session."""
+def get_state(session_id: str, *, step: int | None) -> Call[State]:
+    """Download the whole state of a session, as it stands or as right after a step."""
     path = f"{session_path(session_id)}/state"
-    return Call(Request("GET", path, accept=SAFETENSORS), _answers.state)
+    return Call(Request("GET", path, accept=SAFETENSORS, query=_at(step)), _answers.state)
+
+
+def _at(step: int | None) -> dict[str, str]:
+    return {} if step is None else {"step": str(step)}
 
 
 def step(
@@ -277,11 +290,51 @@ def patch(
     **options: object,
 ) -> Call[Description]:
     """Change `scheduler` and `options`; what is UNSET stays."""
+    body = json_body(_changes(scheduler, options))
+    headers = _fence(generation, etag)
+    return Call(Request("PATCH", session_path(session_id), headers=headers, body=body), _describe)
+
+
+def _changes(scheduler: Spec | Unset | None, options: Mapping[str, object]) -> dict[str, object]:
+    """Return what is to change; what is UNSET stays."""
     new_kind = kind(scheduler) if isinstance(scheduler, str | Mapping) else scheduler
     changes = {"scheduler": new_kind, **options}
-    given = {key: value for key, value in changes.items() if value is not UNSET}
-    headers = _fence(generation, etag)
-    request = Request("PATCH", session_path(session_id), headers=headers, body=json_body(given))
+    return {key: value for key, value in changes.items() if value is not UNSET}
+
+
+def rewind(session_id: str, step: int, *, generation: int, etag: str | None) -> Call[Description]:
+    """Go back to how a session was right after a step."""
+    request = Request(
+        "POST",
+        f"{session_path(session_id)}/rewind",
+        headers=_fence(generation, etag),
+        body=json_body({"step": index(step)}),
+    )
+    return Call(request, _describe)
+
+
+def fork(
+    session_id: str,
+    new_id: str | None,
+    *,
+    step: int | None,
+    generation: int,
+    scheduler: Spec | Unset | None,
+    **options: object,
+) -> Call[Description]:
+    """Begin another session from this one, with `scheduler` and `options` changed.
+
+    It always names the new session, so that it may be repeated.
+    """
+    place = {} if step is None else {"step": index(step)}
+    asked = {"id": _id_or_random(new_id), **place, **_changes(scheduler, options)}
+    request = Request(
+        "POST",
+        f"{session_path(session_id)}/fork",
+        headers=_fence(generation),
+        body=json_body(asked),
+        names_result=True,
+    )
     return Call(request, _describe)
 
 

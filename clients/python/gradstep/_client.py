@@ -11,7 +11,7 @@ import httpx
 from gradstep import _calls
 from gradstep._senders import Sender, base_url
 from gradstep._session import Session
-from gradstep._types import Curve, Dtype, Kind, SessionSummary, Spec, TensorLike
+from gradstep._types import Curve, Dtype, Kind, Retain, SessionSummary, Spec, TensorLike
 
 
 class Client:
@@ -136,6 +136,8 @@ class Sessions:
         param_groups: Sequence[Mapping[str, object]] | None = None,
         clip: Mapping[str, object] | None = None,
         on_nonfinite: Literal["reject", "skip"] | None = None,
+        durability: Literal["step", "relaxed"] | None = None,
+        retain: Retain | None = None,
         id: str | None = None,  # noqa: A002 - the name that it has on the wire
         name: str | None = None,
         dtype: Dtype | None = None,
@@ -156,6 +158,11 @@ class Sessions:
             clip: Such as ``{"type": "norm", "max_norm": 1.0}``.
             on_nonfinite: Whether a gradient that is not finite is an error, or
                 makes the step be skipped.
+            durability: When a step is acknowledged: ``"step"`` means once it is
+                synced, ``"relaxed"`` before, so that a power loss may take the
+                last ones.
+            retain: How many steps back can be rewound to for sure: a number,
+                ``"all"`` or ``"none"``.
             id: A name for programs, unique for ever; by default a random one.
             name: A name for people.
             dtype: The dtype of the parameters; by default that of `params`.
@@ -180,6 +187,8 @@ class Sessions:
             param_groups=param_groups,
             clip=clip,
             on_nonfinite=on_nonfinite,
+            durability=durability,
+            retain=retain,
             name=name,
         )
         session = Session(self._sender, self._sender.send(call))

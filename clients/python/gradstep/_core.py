@@ -16,8 +16,9 @@ from typing import Generic, TypeAlias, TypeVar
 import httpx
 import numpy as np
 
-from gradstep._errors import AnswerMalformed, ConnectionFailed, Fault, Problem, error_for
+from gradstep._errors import AnswerMalformed, ConnectionFailed, error_for
 from gradstep._retry import Retries, retry_after
+from gradstep._types import Fault, Problem
 from gradstep._version import __version__
 
 T = TypeVar("T")
@@ -82,11 +83,14 @@ class Request:
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     """Sent as ``X-Request-Id``, the same at every attempt."""
 
+    names_result: bool = False
+    """Whether the body holds the id of what a POST makes, so that it is found when it is made."""
+
     @property
     def repeatable(self) -> bool:
-        """Whether a second arrival does no harm: never so for POST."""
-        fenced = self.method == "PATCH" and "If-Match" in self.headers
-        return fenced or self.method in {"GET", "PUT", "DELETE"}
+        """Whether a second arrival does no harm, since the server recognises it."""
+        fenced = "If-Match" in self.headers
+        return fenced or self.names_result or self.method in {"GET", "PUT", "DELETE"}
 
     def all_headers(self) -> dict[str, str]:
         """Return every header, those of the body included."""

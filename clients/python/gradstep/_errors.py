@@ -25,6 +25,7 @@ GradstepError
     │   ├── PositionMismatch      position-mismatch; `expected` is the next position
     │   ├── StepConflict          step-conflict; `expected` likewise
     │   └── GenerationMismatch    generation-mismatch; `generation` is the current one
+    ├── StepGone                  410, step-gone; `oldest_step` is the first that is kept
     ├── PreconditionFailed        412, precondition-failed
     ├── BodyTooLarge              413, body-too-large
     ├── UnsupportedMediaType      415, unsupported-media-type
@@ -44,48 +45,9 @@ What the caller got wrong before anything was sent is a ValueError or TypeError.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import ClassVar
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One wrong field or tensor."""
-
-    pointer: str
-    """A JSON pointer into what was sent, such as ``/grads/w/0``."""
-
-    detail: str
-    """What is wrong with it and what would be right."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What the server said of a request that it refused (RFC 9457)."""
-
-    status: int
-    """The HTTP status."""
-
-    detail: str
-    """What happened and what to do, in a sentence or two."""
-
-    code: str | None = None
-    """The stable name of the problem; None where no gradstep server spoke."""
-
-    pointer: str | None = None
-    """The first wrong field or tensor."""
-
-    errors: tuple[Fault, ...] = ()
-    """Every wrong field or tensor that was found."""
-
-    request_id: str | None = None
-    """The name of the request in the server's log."""
-
-    retry_after: float | None = None
-    """The seconds after which the server asks to be tried again."""
-
-    extra: Mapping[str, object] = field(default_factory=dict)
-    """Further members of the problem, such as ``expected``."""
+from gradstep._types import Fault, Problem
 
 
 class GradstepError(Exception):
@@ -287,7 +249,7 @@ class StepConflict(Conflict):
 
 
 class GenerationMismatch(Conflict):
-    """Raised when the session was rewound since this client last looked."""
+    """Raised when the session was rewound, or lost relaxed steps, since this client looked."""
 
     problem_code = "generation-mismatch"
 
@@ -295,6 +257,17 @@ class GenerationMismatch(Conflict):
     def generation(self) -> int | None:
         """The session's present generation."""
         return self._whole_number("generation")
+
+
+class StepGone(ApiError):
+    """Raised when a step lies before those that the session can go back to (410)."""
+
+    problem_code = "step-gone"
+
+    @property
+    def oldest_step(self) -> int | None:
+        """The first step that the session can go back to."""
+        return self._whole_number("oldest_step")
 
 
 class PreconditionFailed(ApiError):
@@ -373,6 +346,7 @@ CLASS_OF_STATUS: Mapping[int, type[ApiError]] = {
     405: MethodNotAllowed,
     406: NotAcceptable,
     409: Conflict,
+    410: StepGone,
     412: PreconditionFailed,
     413: BodyTooLarge,
     415: UnsupportedMediaType,

@@ -54,6 +54,10 @@ class Fields:
         """Return a text, or None for null or a missing member."""
         return None if self._members.get(name) is None else self.text(name)
 
+    def text_or_whole(self, name: str) -> str | int:
+        """Return a text or a whole number."""
+        return self.text(name) if isinstance(self._present(name), str) else self.whole(name)
+
     def number_or_none(self, name: str) -> float | None:
         """Return a number, or None for null."""
         value = self._present(name)

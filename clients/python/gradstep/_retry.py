@@ -1,7 +1,8 @@
 """When a request is sent again, and after how long. Nothing here sleeps or sends.
 
 Only what the server recognises as a repetition is repeated: PUT, GET, DELETE,
-and PATCH with If-Match; never POST. A step is a PUT to its position.
+PATCH and POST with If-Match, and a POST that names what it makes; no other POST.
+A step is a PUT to its position.
 """
 
 from __future__ import annotations

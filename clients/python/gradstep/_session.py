@@ -16,6 +16,7 @@ from gradstep._types import (
     History,
     Params,
     Receipt,
+    Retain,
     SessionInfo,
     Spec,
     State,
@@ -122,12 +123,20 @@ class Session(TrackedSession):
         """
         return self._sender.send(self._end_epoch_call(metric))
 
-    def params(self) -> Params:
-        """Return the present parameters by name, empty if there are none yet.
+    def params(self, step: int | None = None) -> Params:
+        """Return the parameters by name, empty if there are none yet.
 
         Like those of `step`, they share a buffer.
+
+        Args:
+            step: The step right after which they are wanted; by default the
+                present ones.
+
+        Raises:
+            StepNotFound: The step has not been taken.
+            StepGone: The step is no longer kept.
         """
-        return self._sender.send(self._params_call())
+        return self._sender.send(self._params_call(step))
 
     def set_params(self, params: Mapping[str, TensorLike]) -> SessionInfo:
         """Set the initial parameters of a session that was created without any.
@@ -145,9 +154,16 @@ class Session(TrackedSession):
         """
         return self._sender.send(self._set_params_call(params))
 
-    def state(self) -> State:
-        """Return all that the session knows: parameters, slots, counters, configuration."""
-        return self._sender.send(self._state_call())
+    def state(self, step: int | None = None) -> State:
+        """Return all that the session knows: parameters, slots, counters, configuration.
+
+        Args:
+            step: As for `params`.
+
+        Raises:
+            ApiError: As for `params`.
+        """
+        return self._sender.send(self._state_call(step))
 
     def load_state(self, state: State) -> SessionInfo:
         """Continue from a state, in a session that was created without parameters.
@@ -219,6 +235,7 @@ class Session(TrackedSession):
         scheduler: Spec | Unset | None = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
+        retain: Retain | Unset = UNSET,
         name: str | Unset | None = UNSET,
     ) -> SessionInfo:
         """Change hyperparameters from the next step on; what is not given stays.
@@ -229,6 +246,8 @@ class Session(TrackedSession):
             scheduler: A new schedule, which starts from its beginning; None for none.
             clip: New clipping; None for none.
             on_nonfinite: What to do with gradients that are not finite.
+            retain: How many steps back can be rewound to for sure: a number,
+                ``"all"`` or ``"none"``.
             name: A new name; None for none.
 
         Returns:
@@ -247,9 +266,88 @@ class Session(TrackedSession):
                 optimizer=optimizer,
                 clip=clip,
                 on_nonfinite=on_nonfinite,
+                retain=retain,
                 name=name,
             )
         )
+
+    def rewind(self, step: int) -> SessionInfo:
+        """Go back to how the session was right after a step.
+
+        Tensors, hyperparameters, schedule and epochs are what they were then.
+        The generation is raised: other writers, and requests still on their
+        way, are refused instead of stepping from where the session no longer is.
+
+        Args:
+            step: The last step that is to stay; 0 for the initial parameters.
+
+        Returns:
+            The session as it is now, also found in `info`.
+
+        Raises:
+            StepNotFound: The step has not been taken.
+            StepGone: The step is no longer kept; `oldest_step` is.
+            GenerationMismatch: Another writer rewound the session.
+            PreconditionFailed: Another writer changed the session meanwhile.
+        """
+        if self._etag is None:
+            self._sender.send(self._etag_call())
+        return self._sender.send(self._rewind_call(step))
+
+    def fork(
+        self,
+        step: int | None = None,
+        *,
+        id: str | None = None,  # noqa: A002 - the name that it has on the wire
+        lr: float | Unset = UNSET,
+        optimizer: Mapping[str, object] | Unset = UNSET,
+        scheduler: Spec | Unset | None = UNSET,
+        clip: Mapping[str, object] | Unset | None = UNSET,
+        on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
+        durability: Literal["step", "relaxed"] | Unset = UNSET,
+        retain: Retain | Unset = UNSET,
+        name: str | Unset | None = UNSET,
+    ) -> Session:
+        """Begin another session right after a step of this one, which stays as it is.
+
+        With an `id` of yours the call may be repeated, also by another process:
+        the session that it made is found, wherever it stands by then.
+
+        Args:
+            step: The position of the new session; by default it begins as this
+                one stands.
+            id: As for ``client.sessions.create``.
+            lr: As for `patch`.
+            optimizer: As for `patch`.
+            scheduler: As for `patch`.
+            clip: As for `patch`.
+            on_nonfinite: As for `patch`.
+            durability: As for ``client.sessions.create``.
+            retain: As for `patch`.
+            name: As for `patch`.
+
+        Returns:
+            The new session, ready to step.
+
+        Raises:
+            StepNotFound: The step has not been taken.
+            StepGone: The step is no longer kept; `oldest_step` is.
+            SessionConflict: The id is taken by a session that began otherwise.
+            InvalidConfig: A value cannot be honoured.
+        """
+        call = self._fork_call(
+            id,
+            step=step,
+            lr=lr,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            clip=clip,
+            on_nonfinite=on_nonfinite,
+            durability=durability,
+            retain=retain,
+            name=name,
+        )
+        return Session(self._sender, self._sender.send(call))
 
     def delete(self) -> None:
         """Delete the session; its id is never used again.

@@ -97,16 +97,17 @@ class TrackedSession:
         call = _calls.load_state(self.id, state, generation=self.generation)
         return call.then(self._describe)
 
-    def _params_call(self) -> Call[Params]:
-        return _calls.get_params(self.id).then(self._place)
+    def _params_call(self, step: int | None) -> Call[Params]:
+        call = _calls.get_params(self.id, step=step)
+        return call.then(self._place if step is None else _params_alone)
 
     def _place(self, place: Place) -> Params:
         self._position = place.position
         self._generation = place.generation
         return place.params
 
-    def _state_call(self) -> Call[State]:
-        return _calls.get_state(self.id)
+    def _state_call(self, step: int | None) -> Call[State]:
+        return _calls.get_state(self.id, step=step)
 
     def _step_call(
         self,
@@ -157,6 +158,27 @@ class TrackedSession:
         )
         return call.then(self._describe)
 
+    def _rewind_call(self, step: int) -> Call[SessionInfo]:
+        call = _calls.rewind(self.id, step, generation=self.generation, etag=self._etag)
+        return call.then(self._describe)
+
+    def _fork_call(
+        self,
+        new_id: str | None,
+        *,
+        step: int | None,
+        scheduler: Spec | Unset | None,
+        **options: object,
+    ) -> Call[Description]:
+        return _calls.fork(
+            self.id,
+            new_id,
+            step=step,
+            generation=self.generation,
+            scheduler=scheduler,
+            **options,
+        )
+
     def _delete_call(self) -> Call[None]:
         return _calls.delete(self.id, generation=self.generation, etag=self._etag)
 
@@ -165,3 +187,8 @@ class TrackedSession:
 
     def _schedule_call(self, **window: int | None) -> Call[Curve]:
         return _calls.schedule(self.id, **window)
+
+
+def _params_alone(place: Place) -> Params:
+    """Return the parameters of a past step, which say nothing of where the session stands."""
+    return place.params

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -26,6 +26,10 @@ Spec: TypeAlias = str | Mapping[str, object]
 
 Dtype: TypeAlias = Literal["F64", "F32", "F16", "BF16"]
 """A dtype by its name in safetensors."""
+
+
+Retain: TypeAlias = Literal["none", "all"] | int
+"""How many steps back a session can be rewound to for sure; ``"none"``: as few as possible."""
 
 
 class TensorLike(Protocol):
@@ -121,6 +125,20 @@ class SessionSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class ForkedFrom:
+    """Where a session that was forked began."""
+
+    id: str
+    """The session that it was forked from."""
+
+    step: int
+    """The step of that session right after which it begins."""
+
+    generation: int
+    """The generation of that session at the time."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionInfo:
     """A session as the server described it at one moment."""
 
@@ -133,13 +151,16 @@ class SessionInfo:
     """How many epochs were ended."""
 
     generation: int
-    """Raised whenever the session is rewound."""
+    """Raised whenever the session is rewound, or may have lost relaxed steps."""
 
     seq: int
     """The length of the session's log."""
 
     durable_step: int
-    """The last step that survives a power loss."""
+    """The last step that survives a power loss; below `step` only if `durability` is relaxed."""
+
+    oldest_step: int
+    """The first step that the session can be rewound to or forked at."""
 
     optimizer: JsonObject
     scheduler: JsonObject | None
@@ -153,7 +174,13 @@ class SessionInfo:
     clip: JsonObject | None
     on_nonfinite: str
     durability: str
+    retain: str | int
+    """How many steps back the session can be rewound to for sure: ``none``, ``all``, a number."""
+
     dtype: str
+    forked_from: ForkedFrom | None
+    """Where it began; None for a session that is no fork."""
+
     lr: tuple[float, ...]
     """The rate that the next step will use, per group."""
 
@@ -278,3 +305,43 @@ class State:
             for key, array in self.tensors.items()
             if key.startswith(prefix)
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One wrong field or tensor."""
+
+    pointer: str
+    """A JSON pointer into what was sent, such as ``/grads/w/0``."""
+
+    detail: str
+    """What is wrong with it and what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What the server said of a request that it refused (RFC 9457)."""
+
+    status: int
+    """The HTTP status."""
+
+    detail: str
+    """What happened and what to do, in a sentence or two."""
+
+    code: str | None = None
+    """The stable name of the problem; None where no gradstep server spoke."""
+
+    pointer: str | None = None
+    """The first wrong field or tensor."""
+
+    errors: tuple[Fault, ...] = ()
+    """Every wrong field or tensor that was found."""
+
+    request_id: str | None = None
+    """The name of the request in the server's log."""
+
+    retry_after: float | None = None
+    """The seconds after which the server asks to be tried again."""
+
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """Further members of the problem, such as ``expected``."""

@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.kinds import NonNegative
+from gradstep_server.kinds import MAX_COUNT, NonNegative
 from gradstep_server.optimizers import AnyOptimizer, Clip, Optimizer
 from gradstep_server.schedulers import Scheduler
 from gradstep_server.sessions.errors import InvalidConfig
@@ -37,6 +37,8 @@ Name = Annotated[
 """Text without control characters, which no page or picture could show."""
 
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 
 MAX_PATTERNS = 256
 """Every pattern is tried on every tensor, which takes a second at 4,096 tensors."""
@@ -97,15 +99,20 @@ class SessionConfig(_ConfigModel):
     """What NaN or infinity in a gradient does: `reject` refuses the step, `skip`
     takes it without applying anything."""
 
-    durability: Literal["step"] = "step"
-    """When a step is acknowledged: `step` means once it is synced to the store."""
+    durability: Literal["step", "relaxed"] = "step"
+    """When a step is acknowledged: `step` means once it is synced to the store,
+    `relaxed` before that, so that a loss of power may take the last second's steps."""
+
+    retain: Retain = "none"
+    """How far back a session can be rewound: the last so many steps for sure, to
+    the beginning with `all`, or with `none` to the second-newest snapshot."""
 
     dtype: DType = DType.F32
     """The dtype of the parameters as they travel; F16 and BF16 keep float32 masters."""
 
 
-class ConfigPatch(_ConfigModel):
-    """A change of a session's configuration, from the next step on."""
+class Changes(_ConfigModel):
+    """What may be changed of a configuration; what is not sent stays."""
 
     name: Name | None = None
     """A new name."""
@@ -125,6 +132,9 @@ class ConfigPatch(_ConfigModel):
     on_nonfinite: Literal["reject", "skip"] = "reject"
     """A new policy."""
 
+    retain: Retain = "none"
+    """A new limit of how far back the session can be rewound."""
+
     @field_validator("lr", "optimizer")
     @classmethod
     def _not_null(cls, value: object) -> object:
@@ -132,11 +142,22 @@ class ConfigPatch(_ConfigModel):
             raise ValueError("cannot be null; leave it out to keep what it is")
         return value
 
+
+class ConfigPatch(Changes):
+    """A change of a session's configuration, from the next step on."""
+
     @model_validator(mode="after")
     def _not_empty(self) -> ConfigPatch:
         if not self.model_fields_set:
             raise ValueError("changes nothing; send at least one field")
         return self
+
+
+class ForkConfig(Changes):
+    """What a fork does otherwise than the session that it comes from."""
+
+    durability: Literal["step", "relaxed"] = "step"
+    """When a step of the fork is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +222,7 @@ def resolve(config: SessionConfig) -> Groups:
     return Groups(optimizers, config.param_groups)
 
 
-def patched(config: SessionConfig, patch: ConfigPatch, *, stepped: bool) -> SessionConfig:
+def patched(config: SessionConfig, patch: Changes, *, stepped: bool) -> SessionConfig:
     """Return the configuration after `patch`.
 
     Args:

@@ -18,6 +18,7 @@ GradstepError
 │   ├── StepConflict          n was taken with other content
 │   └── GenerationMismatch    the client knows another generation of the session
 ├── PreconditionFailed        If-Match names a version that is not current
+├── StepGone                  the step was taken, and what led to it was trimmed
 └── Unavailable               nothing is wrong with the request
     ├── StoreUnavailable      the store cannot be reached or failed; safe to retry
     ├── StorageFull           the disk is full: reads go on, writes are refused
@@ -140,6 +141,13 @@ class PreconditionFailed(GradstepError):
 
     code = "precondition-failed"
     title = "The session has changed"
+
+
+class StepGone(GradstepError):
+    """Raised when a state is asked for that is not kept any more; `oldest_step` is."""
+
+    code = "step-gone"
+    title = "The step is not kept any more"
 
 
 class Unavailable(GradstepError):

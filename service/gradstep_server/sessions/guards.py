@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradstep_server.sessions import lookups
 from gradstep_server.sessions.errors import (
     GenerationMismatch,
     PositionMismatch,
@@ -53,7 +54,7 @@ async def taken(
     """
     if n == position + 1:
         return None
-    entry = await store.find(header.key, kind, n) if n <= position else None
+    entry = await lookups.find(store, header.key, kind, n) if n <= position else None
     if entry is None:
         detail = f"the session is at {kind} {position}; send {position + 1}, not {n}"
         raise PositionMismatch(detail, expected=position + 1)

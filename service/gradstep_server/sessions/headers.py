@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import orjson
 
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import canonical, record_digest
 from gradstep_server.sessions.errors import SessionCorrupt
-from gradstep_server.sessions.store import Entry, Header
+from gradstep_server.sessions.store import Entry, Header, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a fork was made of."""
+
+    id: str
+    """The session that it comes from."""
+
+    step: int
+    """The step after which it goes its own way."""
+
+    generation: int
+    """The generation of the session when it was forked."""
+
+    asked: dict[str, Any]
+    """What the client asked for, by which a retry is recognised."""
 
 
 def header_of(
-    tenant: str, session_id: str, config: SessionConfig, entry: Entry | None, now: float
+    ref: Ref, config: SessionConfig, entry: Entry | None, now: float, fork: Origin | None = None
 ) -> Header:
     """Return the header of a new session.
 
@@ -21,8 +40,17 @@ def header_of(
     which a retry of the creation is recognised.
     """
     params = entry.digest.hex() if entry else None
-    record = canonical({"config": config.model_dump(mode="json"), "params": params})
-    return Header(tenant, session_id, secrets.token_hex(16), record, record_digest(record), now)
+    facts: dict[str, Any] = {"config": config.model_dump(mode="json"), "params": params}
+    if fork is not None:
+        facts["fork"] = asdict(fork)
+    record = canonical(facts)
+    return Header(*ref, secrets.token_hex(16), record, record_digest(record), now)
+
+
+def origin_of(header: Header) -> Origin | None:
+    """Return what a session is a fork of."""
+    fork = _proven(header).get("fork")
+    return None if fork is None else Origin(**fork)
 
 
 def config_of(header: Header) -> SessionConfig:
@@ -31,6 +59,16 @@ def config_of(header: Header) -> SessionConfig:
     Raises:
         SessionCorrupt: the record does not match its digest.
     """
+    return SessionConfig.model_validate(_proven(header)["config"])
+
+
+def begins_filled(header: Header) -> bool:
+    """Return whether the session was created together with its first entry."""
+    return _proven(header)["params"] is not None
+
+
+def _proven(header: Header) -> dict[str, Any]:
     if record_digest(header.config) != header.digest:
         raise SessionCorrupt(f"the configuration of session {header.id!r} is damaged")
-    return SessionConfig.model_validate(orjson.loads(header.config)["config"])
+    facts: dict[str, Any] = orjson.loads(header.config)
+    return facts

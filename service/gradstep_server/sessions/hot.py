@@ -7,28 +7,35 @@ time when no one uses it, and it is dropped whenever it might be wrong.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-
-import orjson
+from functools import partial
 
 from gradstep_server.optimizers import Compute
-from gradstep_server.sessions.digests import Index
-from gradstep_server.sessions.errors import MemoryExhausted, SessionCorrupt, SessionNotFound
-from gradstep_server.sessions.headers import config_of
-from gradstep_server.sessions.offload import offload
-from gradstep_server.sessions.snapshots import empty_state, fill_in, param_sizes, proven
+from gradstep_server.sessions.digests import canonical, content_digest
+from gradstep_server.sessions.entries import RECOVERY, Planned, sealed_entry
+from gradstep_server.sessions.errors import (
+    MemoryExhausted,
+    SequenceTaken,
+    SessionCorrupt,
+    SessionNotFound,
+)
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Header, Store
-from gradstep_server.sessions.transitions import CONFIG, INIT, replay
+from gradstep_server.sessions.store import Head, Header, Ref, Store
+from gradstep_server.sessions.timeline import Timeline
+from gradstep_server.sessions.transitions import advance
 
-_BYTES = 4
-"""Bytes of most elements, to estimate the work on a body."""
 
-Ref = tuple[str, str]
-"""A session's tenant and id."""
+@dataclass
+class Growth:
+    """What the log has gained since the newest snapshot."""
+
+    since: float
+    log_bytes: int = 0
+    steps: int = 0
 
 
 @dataclass
@@ -44,8 +51,10 @@ class Hot:
     state: State | None = None
     """None until loaded, and again when it might be wrong."""
 
-    log_bytes: int = 0
-    """Bytes of the log since the newest snapshot."""
+    durable_step: int = 0
+    """The last step that is known to be synced."""
+
+    growth: Growth = field(default_factory=lambda: Growth(0.0))
 
     nbytes: int = 0
     """What the state counts for in the budget."""
@@ -60,10 +69,19 @@ class Hot:
 class HotSessions:
     """The sessions in memory, least recently used first."""
 
-    def __init__(self, store: Store, compute: Compute, budget: int) -> None:
-        self.store = store
-        self.compute = compute
-        self.budget = budget
+    def __init__(
+        self,
+        store: Store,
+        timeline: Timeline,
+        compute: Compute,
+        budget: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._timeline = timeline
+        self._compute = compute
+        self._budget = budget
+        self._clock = clock
         self._all: OrderedDict[Ref, Hot] = OrderedDict()
 
     @asynccontextmanager
@@ -95,6 +113,18 @@ class HotSessions:
                 if not hot.users:
                     self._all.pop(ref, None)
 
+    @asynccontextmanager
+    async def past(self, header: Header, seq: int) -> AsyncIterator[State]:
+        """Rebuild what a session was after entry `seq`, beside what it is, for the block."""
+        beside = (header.tenant, f"{header.id}@{secrets.token_hex(8)}")
+        async with self.locked(beside) as hot:
+            state, _ = await self._timeline.rebuild(header, seq, None, partial(self.reserve, hot))
+            try:
+                hot.state = state  # so that it counts
+                yield state
+            finally:
+                hot.state = None
+
     def header(self, ref: Ref) -> Header | None:
         """Return the header of a session that is in memory."""
         hot = self._all.get(ref)
@@ -104,66 +134,115 @@ class HotSessions:
         """Bring a locked session to the end of its log."""
         if hot.state is None:
             await self._load(hot)
-        elif self.store.shared:
+        elif self._store.shared:
             await self._look(hot)
+
+    async def go_back(self, hot: Hot, seq: int) -> None:
+        """Make a locked session what it was after entry `seq`.
+
+        Until the entry that says so is in the log, memory is not what the log
+        says, and no one else may see it.
+        """
+        header = hot.loaded()[0]
+        hot.state = None  # so that there is never room for two taken
+        hot.state, _ = await self._timeline.rebuild(header, seq, None, partial(self.reserve, hot))
 
     async def _look(self, hot: Hot) -> None:
         """Replay what other processes have appended, or notice a deletion."""
-        header = await self.store.load(*hot.ref)
-        if header is None or header.deleted_at is not None or hot.state is None:
-            self.drop(hot)
-            raise SessionNotFound(f"there is no session {hot.ref[1]!r}; it was deleted")
-        if (await self.store.head(header.key)).seq == hot.state.seq:
-            return
-        try:
-            await self._replay(hot, header, hot.state)
-        except SessionCorrupt:  # or another process trimmed what is missing here
+        header = await self._header(hot)
+        head = await self._head(hot, header)
+        if head.suspect or not await self._followed(hot, header, head):
             await self._load(hot)
 
-    async def _load(self, hot: Hot) -> None:
-        """Rebuild the state: the newest snapshot, then the entries behind it."""
-        header = await self.store.load(*hot.ref)
-        if header is None or header.deleted_at is not None:
-            raise SessionNotFound(f"there is no session {hot.ref[1]!r}")
-        tried = -1
-        while True:
-            state = await self._newest_snapshot(hot, header)
-            base = state.seq
-            try:
-                return await self._replay(hot, header, state)
-            except SessionCorrupt:
-                # Another process may have trimmed since: then there is a newer snapshot.
-                if not self.store.shared or base == tried:
-                    raise
-                tried = base
+    async def _followed(self, hot: Hot, header: Header, head: Head) -> bool:
+        """Bring the state at hand to the log's end; return whether that was possible."""
+        state = hot.loaded()[1]
+        if (head.seq, head.seal) == (state.seq, state.seal):
+            return True
+        with suppress(SessionCorrupt):  # or it cannot be replayed onto this state
+            state = await self._replay(hot, header, head.seq, state)
+            if state.config.durability == "relaxed":  # others may not have synced it yet
+                await self._store.sync(header.key)
+            hot.durable_step = state.step
+            return True
+        return False
 
-    async def _newest_snapshot(self, hot: Hot, header: Header) -> State:
-        """Return the state to replay onto: of the newest snapshot, or of an empty log."""
-        hot.log_bytes = 0
-        if (kept := await self.store.snapshot(header.key)) is None:
-            return State.new(config_of(header), header.created_at)
-        snapshot, body = kept
-        facts = await offload(len(body) // _BYTES, proven, snapshot, body)
-        state = empty_state(snapshot.seq, facts)
-        self._reserve_index(hot, state, facts["tensors"])
-        await offload(len(body) // _BYTES, fill_in, state, facts, body)
+    async def _load(self, hot: Hot) -> None:
+        """Rebuild the state from the store."""
+        try:
+            header = await self._header(hot)
+            state = await self._rebuilt(hot, header)
+            if state.config.durability == "relaxed":  # what can be read may not be synced yet
+                await self._store.sync(header.key)
+        except BaseException:
+            self.drop(hot)
+            raise
+        hot.durable_step = state.step
+
+    async def _rebuilt(self, hot: Hot, header: Header) -> State:
+        """Return the state at the log's end, behind a recovery if there may be a loss."""
+        tried: Sequence[tuple[int, int]] = ()
+        while True:
+            kept = await self._store.snapshots(header.key)
+            head = await self._head(hot, header)
+            try:
+                state = await self._replay(hot, header, head.seq, None)
+            except SessionCorrupt:
+                await self._header(hot)  # what was deleted meanwhile is not damaged
+                # Another process may have trimmed since: then there is a newer snapshot.
+                if not self._store.shared or list(kept) == list(tried):
+                    raise
+                tried = kept
+                continue
+            if not head.suspect or await self._recovered(hot):
+                return state
+
+    async def _recovered(self, hot: Hot) -> bool:
+        """Begin a generation behind a loss; return whether no other process has begun one."""
+        header, state = hot.loaded()
+        record = canonical({"asked": {}, "generation": state.generation + 1})
+        content = content_digest({"kind": RECOVERY}, {})
+        planned = Planned(0, state.step, record)
+        entry = sealed_entry(state.seq + 1, RECOVERY, planned, content, {}, self._clock())
+        try:
+            await self._store.append(header.key, entry, (), after=state.seal)
+        except SequenceTaken:
+            return False
+        advance(state, entry, {}, self._compute)
+        return True
+
+    async def _head(self, hot: Hot, header: Header) -> Head:
+        """Return where the log of a session that is not deleted stands."""
+        head = await self._store.head(header.key)
+        if not head.seq:  # so reads a log that was deleted just now, too
+            await self._header(hot)
+        return head
+
+    async def _header(self, hot: Hot) -> Header:
+        """Return the header of a session that is not deleted."""
+        header = await self._store.load(*hot.ref)
+        if header is None or header.deleted_at is not None:
+            self.drop(hot)
+            raise SessionNotFound(f"there is no session {hot.ref[1]!r}")
+        return header
+
+    async def _replay(self, hot: Hot, header: Header, seq: int, start: State | None) -> State:
+        """Rebuild the state after entry `seq`; it is hot only when that has succeeded."""
+        hot.state = None
+        if start is None:
+            hot.growth = Growth(self._clock())
+        state, replayed = await self._timeline.rebuild(
+            header, seq, start, partial(self.reserve, hot)
+        )
+        hot.growth.log_bytes += replayed
+        hot.header, hot.state = header, state
         return state
 
-    async def _replay(self, hot: Hot, header: Header, state: State) -> None:
-        """Apply the entries behind `state`; the result is hot only when all are."""
-        hot.state = None
-        async for entry, body in self.store.replay(header.key, state.seq):
-            if entry.kind == INIT:
-                self._reserve_index(hot, state, orjson.loads(entry.record)["tensors"])
-            await offload(len(body) // _BYTES, replay, state, entry, body, self.compute)
-            hot.log_bytes += len(body)
-            if entry.kind == CONFIG:
-                self.reserve(hot, state.nbytes)
+    def fill(self, hot: Hot, header: Header, state: State) -> None:
+        """Keep the state of a session that was created just now."""
         hot.header, hot.state = header, state
-
-    def _reserve_index(self, hot: Hot, state: State, tensors: Index) -> None:
-        """Count what a session with these tensors will take, before it takes it."""
-        self.reserve(hot, state.footprint(param_sizes(tensors)))
+        hot.durable_step = state.step
+        hot.growth = Growth(self._clock())
 
     def reserve(self, hot: Hot, nbytes: int) -> None:
         """Count a session's bytes in the budget, evicting sessions that no one uses.
@@ -172,11 +251,11 @@ class HotSessions:
             MemoryExhausted: the sessions in use leave no room; nothing was evicted.
         """
         others = [other for other in self._all.values() if other is not hot]
-        free = self.budget - sum(other.nbytes for other in others if other.users)
+        free = self._budget - sum(other.nbytes for other in others if other.users)
         if nbytes > free:
             takes = f"the session takes {nbytes} bytes, the memory budget"
-            if nbytes > self.budget:
-                raise MemoryExhausted(f"{takes} is {self.budget}; raise the budget")
+            if nbytes > self._budget:
+                raise MemoryExhausted(f"{takes} is {self._budget}; raise the budget")
             raise MemoryExhausted(f"{takes} leaves {max(free, 0)}; retry when others are idle")
         idle = deque(other for other in others if not other.users)
         free -= sum(other.nbytes for other in idle)

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from gradstep_server.errors import GradstepError
 from gradstep_server.optimizers import Compute
-from gradstep_server.sessions.digests import body, seal
-from gradstep_server.sessions.errors import SequenceTaken
+from gradstep_server.sessions.background import Background
+from gradstep_server.sessions.digests import body
+from gradstep_server.sessions.entries import STEP, UNSYNCED, Planned, sealed_entry
+from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.offload import offload
-from gradstep_server.sessions.snapshots import snapshot_of
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
 from gradstep_server.sessions.transitions import advance
-
-_log = logging.getLogger(__name__)
-
-SNAPSHOT_FACTOR = 4
-SNAPSHOT_FLOOR = 16 << 20
-"""A snapshot is due when the log since the last one exceeds `SNAPSHOT_FACTOR`
-times the state, and `SNAPSHOT_FLOOR` bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,77 +29,70 @@ class Command:
     find: Callable[[Header, State], Awaitable[Entry | None]]
     """Returns the entry if it was done already, None if it may be done now."""
 
-    plan: Callable[[State], Awaitable[Planned]]
+    plan: Callable[[Header, State], Awaitable[Planned]]
     """Returns what it would do; changes nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """An entry that is not in the log yet."""
-
-    n: int
-    step: int
-    record: bytes
-    nbytes: int | None = None
-    """The memory that the session takes from then on, where that changes."""
-
-
-def sealed_entry(
-    seq: int, kind: str, planned: Planned, content: bytes, tensors: Tensors, now: float
-) -> Entry:
-    """Return a complete entry."""
-    entry = Entry(
-        seq=seq,
-        kind=kind,
-        n=planned.n,
-        step=planned.step,
-        digest=content,
-        record=planned.record,
-        seal=b"",
-        body_size=sum(len(tensor.data) for tensor in tensors.values()),
-        created_at=now,
-    )
-    return replace(entry, seal=seal(entry))
-
-
 class Journal:
-    """Writes entries and snapshots of sessions that the caller has locked."""
+    """Writes entries of sessions that the caller has locked."""
 
     def __init__(
-        self, store: Store, hot: HotSessions, compute: Compute, clock: Callable[[], float]
+        self,
+        store: Store,
+        hot: HotSessions,
+        compute: Compute,
+        background: Background,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._hot = hot
         self._compute = compute
+        self._background = background
         self._clock = clock
-        self._snapshots: set[asyncio.Task[None]] = set()
-
-    async def close(self) -> None:
-        """Wait for snapshots under way."""
-        await asyncio.gather(*self._snapshots, return_exceptions=True)
 
     async def once(self, hot: Hot, command: Command) -> tuple[Entry, bool]:
         """Do `command` unless it is done; return its entry, and whether it was done before."""
         while True:
-            header, state = hot.loaded()
-            done = await command.find(header, state)
+            done = await command.find(*hot.loaded())
             if done is not None:
                 return done, True
-            planned = await command.plan(state)
+            planned = await command.plan(*hot.loaded())
             if planned.nbytes is not None:
                 self._hot.reserve(hot, planned.nbytes)
+            after = hot.loaded()[1].seal
             entry = sealed_entry(
-                state.seq + 1, command.kind, planned, command.digest, command.tensors, self._clock()
+                hot.loaded()[1].seq + 1,
+                command.kind,
+                planned,
+                command.digest,
+                command.tensors,
+                self._clock(),
             )
-            if await self._commit(hot, entry, command.tensors):
-                self._snapshot_if_due(hot)
+            if planned.past is not None:
+                await self._go_back(hot, command, planned.past)
+            if await self._commit(hot, entry, command.tensors, after):
+                if planned.past is not None and self._store.shared:
+                    await self._background.secure(hot, planned.past)
+                self._background.look_after(hot)
                 return entry, False
 
-    async def _commit(self, hot: Hot, entry: Entry, tensors: Tensors) -> bool:
+    async def _go_back(self, hot: Hot, command: Command, past: int) -> None:
+        """Make the session what it was after entry `past`, for what is committed next."""
+        try:
+            await self._hot.go_back(hot, past)
+        except SessionCorrupt:
+            await self._hot.catch_up(hot)
+            await command.plan(*hot.loaded())  # which refuses what was trimmed just now
+            raise
+
+    async def _commit(self, hot: Hot, entry: Entry, tensors: Tensors, after: bytes) -> bool:
         """Append and apply; false, and caught up, if another writer was first."""
         header, state = hot.loaded()
+        relaxed = state.config.durability == "relaxed" and entry.kind in UNSYNCED
         try:
-            await self._store.append(header.key, entry, body(tensors))
+            synced = await self._store.append(
+                header.key, entry, body(tensors), after=after, synced=not relaxed
+            )
             await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
         except SequenceTaken:
             if not self._store.shared:  # then no one else writes, and memory was wrong
@@ -118,27 +102,8 @@ class Journal:
         except BaseException:  # whatever happened, memory may not be what the log says
             self._hot.drop(hot)
             raise
-        hot.log_bytes += entry.body_size
+        if synced:
+            hot.durable_step = state.step
+        hot.growth.log_bytes += entry.body_size
+        hot.growth.steps += entry.kind == STEP
         return True
-
-    def _snapshot_if_due(self, hot: Hot) -> None:
-        if hot.log_bytes > max(SNAPSHOT_FACTOR * hot.nbytes, SNAPSHOT_FLOOR):
-            hot.log_bytes = 0
-            task = asyncio.create_task(self._snapshot(hot))
-            self._snapshots.add(task)
-            task.add_done_callback(self._snapshots.discard)
-
-    async def _snapshot(self, hot: Hot) -> None:
-        """Keep a snapshot and trim the log; steps of this session wait for it."""
-        try:
-            async with self._hot.use(hot.ref) as locked:
-                header, state = locked.loaded()
-                snapshot, parts = await offload(state.elements, snapshot_of, state)
-                await self._store.put_snapshot(header.key, snapshot, parts)
-                await self._store.trim(header.key)
-        except GradstepError as error:
-            # A snapshot saves time, it keeps no promise: the log has everything.
-            _log.warning("no snapshot of session %s: %s", hot.ref[1], error)
-        except Exception:
-            _log.exception("no snapshot of session %s", hot.ref[1])
-            raise

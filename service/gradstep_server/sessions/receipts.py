@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gradstep_server.optimizers import Optimizer
 from gradstep_server.sessions.config import SessionConfig
+from gradstep_server.sessions.headers import Origin
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import StepRecord
 from gradstep_server.sessions.store import Entry, Header
@@ -54,7 +55,7 @@ class Receipt(_Answer):
     """Whether clipping changed a gradient."""
 
     generation: int
-    """How often the session was rewound, plus one."""
+    """How often the session was rewound, or may have lost relaxed steps, plus one."""
 
 
 class EpochReceipt(_Answer):
@@ -76,7 +77,7 @@ class EpochReceipt(_Answer):
     """The learning rate of each group in the next step."""
 
     generation: int
-    """How often the session was rewound, plus one."""
+    """How often the session was rewound, or may have lost relaxed steps, plus one."""
 
     seq: int
     """Where the log stands."""
@@ -106,9 +107,16 @@ class View:
     """A session at one moment, for those who look at it."""
 
     id: str
+    forked_from: Origin | None
     generation: int
     seq: int
     step: int
+    durable_step: int
+    """The last step that is known to be synced."""
+
+    oldest_step: int
+    """The first step that the session can be rewound to."""
+
     epoch: int
     config: SessionConfig
     groups: list[tuple[list[str], Optimizer]]
@@ -138,14 +146,16 @@ class HistoryPage:
     """How many groups the session has, also where there are no receipts."""
 
 
-def history_page(state: State, entries: Sequence[Entry], limit: int) -> HistoryPage:
+def history_page(
+    state: State, entries: Sequence[Entry], durable_step: int, limit: int
+) -> HistoryPage:
     """Return the receipts of at most `limit` of the entries, and whether there are more."""
-    shown = [receipt(state, entry, replayed=True) for entry in entries[:limit]]
+    shown = [receipt(state, entry, durable_step, replayed=True) for entry in entries[:limit]]
     following = shown[-1].step if len(entries) > limit else None
     return HistoryPage(shown, following, len(state.groups.optimizers))
 
 
-def receipt(state: State, entry: Entry, *, replayed: bool) -> Receipt:
+def receipt(state: State, entry: Entry, durable_step: int, *, replayed: bool) -> Receipt:
     """Return the receipt of a step that the log holds."""
     record = StepRecord.model_validate_json(entry.record)
     return Receipt(
@@ -153,7 +163,7 @@ def receipt(state: State, entry: Entry, *, replayed: bool) -> Receipt:
         position=state.step,
         replayed=replayed,
         applied=record.applied,
-        durable_step=state.step,
+        durable_step=durable_step,
         lr=record.lr,
         next_lr=record.next_lr,
         grad_norm=record.grad_norm,
@@ -176,13 +186,24 @@ def epoch_receipt(state: State, entry: Entry, *, replayed: bool) -> EpochReceipt
     )
 
 
-def view(header: Header, state: State, *, replayed: bool) -> View:
+def view(
+    header: Header,
+    state: State,
+    *,
+    fork: Origin | None,
+    durable_step: int,
+    oldest_step: int,
+    replayed: bool,
+) -> View:
     """Return what there is to see of a session now."""
     members: list[list[str]] = [[] for _ in state.groups.optimizers]
     for name, tensor in state.tensors.items():
         members[tensor.group].append(name)
     return View(
         id=header.id,
+        forked_from=fork,
+        durable_step=durable_step,
+        oldest_step=oldest_step,
         generation=state.generation,
         seq=state.seq,
         step=state.step,

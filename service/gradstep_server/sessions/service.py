@@ -1,4 +1,4 @@
-"""What can be done to sessions: the commands, each exactly once.
+"""What can be done to sessions: the commands, each exactly once, and the questions.
 
 Every command that writes has one shape. Under the session's lock: has it been
 done already (then it is *replayed*), may it be done, what would it do, append,
@@ -9,32 +9,27 @@ was first, the session catches up and the command looks again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
-from gradstep_server.errors import Fault
 from gradstep_server.optimizers import Compute
-from gradstep_server.sessions import receipts, stepping
-from gradstep_server.sessions.config import ConfigPatch, SessionConfig, patched, resolve
-from gradstep_server.sessions.digests import body, canonical, content_digest, index
+from gradstep_server.sessions import lookups, receipts, stepping
+from gradstep_server.sessions.background import DEFAULT_POLICY, Background, SnapshotPolicy
+from gradstep_server.sessions.commands import Commands
+from gradstep_server.sessions.config import ConfigPatch, ForkConfig, SessionConfig
+from gradstep_server.sessions.creation import Creation
+from gradstep_server.sessions.entries import EPOCH, STEP
 from gradstep_server.sessions.errors import (
-    EpochsNotUsed,
-    IdTaken,
-    InvalidTensors,
-    ParamsConflict,
-    ParamsMissing,
     SequenceTaken,
-    SessionConflict,
-    SessionDeleted,
+    SessionCorrupt,
     SessionNotFound,
     StepNotFound,
 )
-from gradstep_server.sessions.guards import Version, fence, stale, taken, version_of
-from gradstep_server.sessions.headers import config_of, header_of
-from gradstep_server.sessions.hot import Hot, HotSessions, Ref
-from gradstep_server.sessions.journal import Command, Journal, Planned, sealed_entry
+from gradstep_server.sessions.guards import Version, fence, stale, version_of
+from gradstep_server.sessions.headers import Origin, config_of, origin_of
+from gradstep_server.sessions.hot import Hot, HotSessions
+from gradstep_server.sessions.journal import Command, Journal
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import (
     EpochReceipt,
@@ -44,12 +39,11 @@ from gradstep_server.sessions.receipts import (
     Stepped,
     View,
 )
-from gradstep_server.sessions.snapshots import param_sizes
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Entry, Head, Header, Store
-from gradstep_server.sessions.tensors import DType, Tensors, total_size
+from gradstep_server.sessions.store import Head, Header, Ref, Store
+from gradstep_server.sessions.tensors import DType, Tensors
+from gradstep_server.sessions.timeline import Timeline
 from gradstep_server.sessions.transfer import StateFile, exported
-from gradstep_server.sessions.transitions import CONFIG, EPOCH, INIT, STEP, advance
 
 
 class Sessions:
@@ -60,17 +54,22 @@ class Sessions:
         store: Store,
         compute: Compute,
         memory_budget: int,
+        policy: SnapshotPolicy = DEFAULT_POLICY,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._compute = compute
         self._clock = clock
-        self._hot = HotSessions(store, compute, memory_budget)
-        self._journal = Journal(store, self._hot, compute, clock)
+        self._timeline = Timeline(store, compute)
+        self._hot = HotSessions(store, self._timeline, compute, memory_budget, clock)
+        self._background = Background(store, self._hot, self._timeline, policy, clock)
+        self._journal = Journal(store, self._hot, compute, self._background, clock)
+        self._creation = Creation(store, self._hot, compute, clock)
+        self._commands = Commands(store, self._timeline, compute)
 
     async def close(self) -> None:
         """Finish what goes on in the background."""
-        await self._journal.close()
+        await self._background.close()
 
     async def create(self, ref: Ref, config: SessionConfig, params: Tensors | None) -> View:
         """Create a session, with its initial parameters if they are given.
@@ -79,36 +78,41 @@ class Sessions:
             SessionConflict, SessionDeleted: the id is taken.
             InvalidConfig, InvalidTensors: the content is wrong.
         """
-        now = self._clock()
-        state = State.new(config, now)
-        entry, file, nbytes = None, StateFile({}), 0
-        if params is not None:
-            file = StateFile.of_params(params)
-            content = await _digest(INIT, file.asked(), file.tensors)
-            planned = await self._fitting(state, file)
-            entry = sealed_entry(1, INIT, planned, content, file.tensors, now)
-            nbytes = planned.nbytes or 0
-        header = header_of(*ref, config, entry, now)
-        async with self._hot.locked(ref) as hot:
-            if hot.state is None:
-                self._hot.reserve(hot, nbytes)
-            try:
-                await self._store.create(header, entry, body(file.tensors))
-            except IdTaken as error:
-                _recognise(header, error.header)
-                await self._hot.catch_up(hot)
-                return receipts.view(*hot.loaded(), replayed=True)
-            if entry is not None:
-                size = total_size(file.tensors)
-                await offload(size, advance, state, entry, file.tensors, self._compute)
-                hot.log_bytes = entry.body_size
-            hot.header, hot.state = header, state
-            return receipts.view(header, state, replayed=False)
+        file = None if params is None else StateFile.of_params(params)
+        replayed = await self._creation.create(ref, config, file)
+        return await self.view(ref, replayed=replayed)
+
+    async def fork(
+        self,
+        ref: Ref,
+        new_id: str,
+        step: int | None,
+        changes: ForkConfig,
+        *,
+        generation: int | None,
+    ) -> View:
+        """Create a session that goes on from another's state after a step, or from the present.
+
+        Raises:
+            StepNotFound, StepGone: there is no such step, or no more.
+            SessionConflict, SessionDeleted: the new id is taken.
+            GenerationMismatch: the session was rewound since.
+            InvalidConfig: the changes are wrong.
+        """
+        new = (ref[0], new_id)
+        sent = changes.model_dump(mode="json", exclude_unset=True)
+        asked = {"id": ref[1], "step": step, "changes": sent}
+        replayed = await self._creation.is_forked(new, asked)
+        if not replayed:
+            async with self._at(ref, step, generation=generation) as (past, now):
+                origin = Origin(ref[1], past.step, now, asked)
+                replayed = await self._creation.fork(new, past, changes, origin)
+        return await self.view(new, replayed=replayed)
 
     async def view(self, ref: Ref, *, replayed: bool = False) -> View:
         """Return what there is to see of a session."""
         async with self._hot.use(ref) as hot:
-            return receipts.view(*hot.loaded(), replayed=replayed)
+            return await self._view(hot, replayed=replayed)
 
     async def list(self, tenant: str, after: str, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return a tenant's sessions by id, from behind `after`."""
@@ -125,22 +129,8 @@ class Sessions:
             ParamsConflict: the session has parameters, and not from this content.
             InvalidConfig, InvalidTensors: the content does not fit the session.
         """
-        content = await _digest(INIT, file.asked(), file.tensors)
-
-        async def find(header: Header, state: State) -> Entry | None:
-            fence(state, generation)
-            entry = await self._store.find(header.key, INIT, 0)
-            if entry is not None and entry.digest != content:
-                raise ParamsConflict("the parameters are set already, and differ from these")
-            return entry
-
-        async def plan(state: State) -> Planned:
-            return await self._fitting(state, file)
-
-        async with self._hot.use(ref) as hot:
-            command = Command(INIT, content, file.tensors, find, plan)
-            _, replayed = await self._journal.once(hot, command)
-            return receipts.view(*hot.loaded(), replayed=replayed)
+        command = await self._commands.initial(file, generation=generation)
+        return await self._viewed(ref, command)
 
     async def master(self, ref: Ref) -> DType:
         """Return the dtype that a session computes in, without waiting for its lock.
@@ -158,15 +148,22 @@ class Sessions:
         async with self._hot.use(ref) as hot:
             return hot.loaded()[1].elements
 
-    async def params(self, ref: Ref) -> Parameters:
-        """Return the parameters, rounded to the session's dtype."""
-        async with self._hot.use(ref) as hot:
-            return await self._params(hot.loaded()[1])
+    async def params(self, ref: Ref, step: int | None = None) -> Parameters:
+        """Return the parameters, of now or after a step, rounded to the session's dtype.
 
-    async def state(self, ref: Ref) -> tuple[Tensors, dict[str, str]]:
-        """Return the whole state, copied: masters and slots, and the rest as metadata."""
-        async with self._hot.use(ref) as hot:
-            state = hot.loaded()[1]
+        Raises:
+            StepNotFound, StepGone: there is no such step, or no more.
+        """
+        async with self._at(ref, step) as (state, generation):
+            return await _params(state, generation)
+
+    async def state(self, ref: Ref, step: int | None = None) -> tuple[Tensors, dict[str, str]]:
+        """Return the whole state, of now or after a step, copied: tensors and metadata.
+
+        Raises:
+            StepNotFound, StepGone: there is no such step, or no more.
+        """
+        async with self._at(ref, step) as (state, _):
             return await offload(state.elements, exported, state)
 
     async def step(
@@ -185,68 +182,39 @@ class Sessions:
             PositionMismatch, StepConflict, GenerationMismatch, ParamsMissing,
             InvalidTensors, NonFiniteGradient: the step was not taken.
         """
-        content = await _digest(STEP, asked.model_dump(), gradients)
-
-        async def find(header: Header, state: State) -> Entry | None:
-            fence(state, generation)
-            position = state.step + 1 if n is None else n
-            return await taken(self._store, header, STEP, position, state.step, content)
-
-        async def plan(state: State) -> Planned:
-            stepping.check(state, gradients)
-            record = await offload(
-                total_size(gradients), stepping.plan, state, gradients, asked, self._compute
-            )
-            n = state.step + 1
-            return Planned(n, n, record.model_dump_json().encode())
-
+        command = await self._commands.step(n, gradients, asked, generation=generation)
         async with self._hot.use(ref) as hot:
-            command = Command(STEP, content, gradients, find, plan)
             entry, replayed = await self._journal.once(hot, command)
             state = hot.loaded()[1]
-            params = await self._params(state) if want_params else None
-            return Stepped(receipts.receipt(state, entry, replayed=replayed), params, state.seq)
+            params = await _params(state, state.generation) if want_params else None
+            receipt = receipts.receipt(state, entry, hot.durable_step, replayed=replayed)
+            return Stepped(receipt, params, state.seq)
 
     async def receipt(self, ref: Ref, n: int) -> Receipt:
         """Return the receipt of step n again."""
         async with self._hot.use(ref) as hot:
             header, state = hot.loaded()
-            entry = await self._store.find(header.key, STEP, n) if n <= state.step else None
+            known = n <= state.step
+            entry = await lookups.find(self._store, header.key, STEP, n) if known else None
             if entry is None:
                 raise StepNotFound(f"step {n} is not in the log; the session is at {state.step}")
-            return receipts.receipt(state, entry, replayed=True)
+            return receipts.receipt(state, entry, hot.durable_step, replayed=True)
 
     async def history(self, ref: Ref, after: int, limit: int) -> HistoryPage:
         """Return the receipts of the steps behind `after`, at most `limit`."""
         async with self._hot.use(ref) as hot:
             header, state = hot.loaded()
-            now = replace(state)
-        entries = await self._store.history(header.key, STEP, after, limit + 1)
+            now, durable = replace(state), hot.durable_step
+            entries = await lookups.steps(self._store, header.key, after, state.step, limit + 1)
         size = sum(len(entry.record) for entry in entries)
-        return await offload(size, receipts.history_page, now, entries, limit)
+        return await offload(size, receipts.history_page, now, entries, durable, limit)
 
     async def end_epoch(
         self, ref: Ref, e: int, metric: float | None, *, generation: int | None
     ) -> EpochReceipt:
         """End epoch e, which moves a schedule that counts epochs."""
-        content = await _digest(EPOCH, {"metric": metric}, {})
-
-        async def find(header: Header, state: State) -> Entry | None:
-            fence(state, generation)
-            if state.config.schedule_on != "epoch":
-                raise EpochsNotUsed(
-                    'the schedule moves with every step; use "schedule_on": "epoch"'
-                )
-            return await taken(self._store, header, EPOCH, e, state.epoch, content)
-
-        async def plan(state: State) -> Planned:
-            if not state.tensors:
-                raise ParamsMissing("set the initial parameters first, with PUT …/params")
-            state.rates(e - state.origin)  # what cannot be answered is not logged
-            return Planned(e, state.step, canonical({"asked": {"metric": metric}}))
-
+        command = await self._commands.epoch(e, metric, generation=generation)
         async with self._hot.use(ref) as hot:
-            command = Command(EPOCH, content, {}, find, plan)
             entry, replayed = await self._journal.once(hot, command)
             return receipts.epoch_receipt(hot.loaded()[1], entry, replayed=replayed)
 
@@ -254,7 +222,8 @@ class Sessions:
         """Return the receipt of epoch e again."""
         async with self._hot.use(ref) as hot:
             header, state = hot.loaded()
-            entry = await self._store.find(header.key, EPOCH, e) if e <= state.epoch else None
+            known = e <= state.epoch
+            entry = await lookups.find(self._store, header.key, EPOCH, e) if known else None
             if entry is None:
                 detail = f"epoch {e} is not in the log; the session is at {state.epoch}"
                 raise StepNotFound(detail)
@@ -268,38 +237,26 @@ class Sessions:
         With `version`, the change happens only if that is current, and a retry
         whose change stands right behind it is replayed.
         """
-        sent = patch.model_dump(mode="json", exclude_unset=True)
-        content = await _digest(CONFIG, {"patch": sent}, {})
+        command = await self._commands.patch(patch, generation=generation, version=version)
+        return await self._viewed(ref, command)
 
-        async def find(header: Header, state: State) -> Entry | None:
-            fence(state, generation)
-            if version in (None, version_of(state)):
-                return None
-            entry = await self._store.at(header.key, version[1] + 1) if version else None
-            if entry and entry.kind == CONFIG and entry.digest == content:
-                return entry
-            raise stale(state)
+    async def rewind(
+        self, ref: Ref, step: int, *, generation: int | None, version: Version | None
+    ) -> View:
+        """Go back to what the session was right after a step, in a generation of its own.
 
-        async def plan(state: State) -> Planned:
-            config = patched(state.config, patch, stepped=state.stepped)
-            began = state.origin + state.clock() if "scheduler" in sent else state.origin
-            changed = replace(state, config=config, groups=resolve(config), origin=began)
-            changed.rates(changed.clock())  # what cannot be answered is not logged
-            facts = {
-                "asked": {"patch": sent},
-                "config": config.model_dump(mode="json"),
-                "origin": began,
-            }
-            return Planned(0, state.step, canonical(facts), changed.nbytes)
+        With `version`, a retry whose rewind stands right behind it is replayed.
 
-        async with self._hot.use(ref) as hot:
-            _, replayed = await self._journal.once(hot, Command(CONFIG, content, {}, find, plan))
-            return receipts.view(*hot.loaded(), replayed=replayed)
+        Raises:
+            StepNotFound, StepGone: there is no such step, or no more.
+        """
+        command = await self._commands.rewind(step, generation=generation, version=version)
+        return await self._viewed(ref, command)
 
     async def delete(
         self, ref: Ref, *, version: Version | None, generation: int | None = None
     ) -> bool:
-        """Delete a session; return whether it was deleted already."""
+        """Delete a session, a damaged one too; return whether it was deleted already."""
         try:
             async with self._hot.use(ref) as hot:
                 await self._delete(hot, version, generation)
@@ -308,6 +265,11 @@ class Sessions:
             if header is None or header.deleted_at is None:
                 raise
             return True
+        except SessionCorrupt:  # nothing can change it, so there is nothing to compare
+            header = await self._store.load(*ref)
+            if header is None:
+                raise
+            await self._store.delete(header, None)
         return False
 
     async def expire(self, idle_seconds: float) -> int:
@@ -321,6 +283,48 @@ class Sessions:
                     self._hot.drop(hot)
                     expired += 1
         return expired
+
+    async def _viewed(self, ref: Ref, command: Command) -> View:
+        """Do a command and return what there is to see then."""
+        async with self._hot.use(ref) as hot:
+            _, replayed = await self._journal.once(hot, command)
+            return await self._view(hot, replayed=replayed)
+
+    async def _view(self, hot: Hot, *, replayed: bool) -> View:
+        header, state = hot.loaded()
+        return receipts.view(
+            header,
+            state,
+            fork=origin_of(header),
+            durable_step=hot.durable_step,
+            oldest_step=await self._timeline.oldest_step(header),
+            replayed=replayed,
+        )
+
+    @asynccontextmanager
+    async def _at(
+        self, ref: Ref, step: int | None, *, generation: int | None = None
+    ) -> AsyncIterator[tuple[State, int]]:
+        """Yield a session's state, of now or after a step, and its present generation.
+
+        The present state is locked; a past one is rebuilt beside it.
+        """
+        async with AsyncExitStack() as stack:
+            async with self._hot.use(ref) as hot:
+                header, state = hot.loaded()
+                now = state.generation
+                fence(state, generation)
+                if step is None:
+                    yield state, now
+                    return
+                entry = await self._timeline.entry_of(header, state, step)
+            try:
+                past = await stack.enter_async_context(self._hot.past(header, entry.seq))
+            except SessionCorrupt:  # unless what led to it was trimmed just now
+                async with self._hot.use(ref) as hot:
+                    await self._timeline.entry_of(*hot.loaded(), step)
+                raise
+            yield past, now
 
     async def _delete(self, hot: Hot, version: Version | None, generation: int | None) -> None:
         while True:
@@ -336,40 +340,7 @@ class Sessions:
             else:
                 return
 
-    async def _fitting(self, state: State, file: StateFile) -> Planned:
-        """Return the first entry of a session that takes `file`, or raise."""
-        if state.tensors or not file.tensors:
-            raise InvalidTensors(Fault("/params", "must hold at least one tensor"))
-        filled = replace(state, step=file.step, epoch=file.epoch, origin=file.origin)
-        if filled.clock() < 0:
-            detail = "the schedule would begin behind the position of the state"
-            raise InvalidTensors(Fault("/__metadata__/origin", detail))
-        filled.rates(filled.clock())  # what cannot be answered is not logged
-        matches = len(file.tensors) * sum(len(g.match) for g in state.config.param_groups)
-        work = total_size(file.tensors) + 10 * matches
-        nbytes = await offload(work, _checked_footprint, state, file)
-        return Planned(0, file.step, file.record(), nbytes)
 
-    async def _params(self, state: State) -> Parameters:
-        tensors = await offload(state.elements, state.params)
-        return Parameters(state.step, state.generation, tensors)
-
-
-def _checked_footprint(state: State, file: StateFile) -> int:
-    """Return the memory that an empty session takes with `file`, or raise."""
-    state.check(file.tensors, file.counters)
-    return state.footprint(param_sizes(index(file.tensors)))
-
-
-async def _digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
-    """Return the content digest of a command."""
-    return await offload(total_size(tensors), content_digest, {"kind": kind, **asked}, tensors)
-
-
-def _recognise(wanted: Header, found: Header) -> None:
-    """Raise unless an id was taken by the same request before."""
-    if found.deleted_at is not None:
-        raise SessionDeleted(f"the id {found.id!r} is never given again; choose another")
-    if found.digest != wanted.digest:
-        detail = f"the session {found.id!r} was created with other content; choose another id"
-        raise SessionConflict(detail)
+async def _params(state: State, generation: int) -> Parameters:
+    tensors = await offload(state.elements, state.params)
+    return Parameters(state.step, generation, tensors)

@@ -1,33 +1,119 @@
-"""The form of a snapshot: a whole state as JSON and bytes, sealed."""
+"""The form of a snapshot: a state as JSON and bytes, sealed.
+
+A snapshot is taken while steps go on, piece by piece, so its pieces may be of
+different entries: each is recorded with the last entry that it includes, and
+replay leaves out what a piece includes already. The record holds everything
+else as it was after the entry of the first piece, the *base*.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
+from blake3 import blake3
 
 from gradstep_server.sessions.config import SessionConfig
-from gradstep_server.sessions.digests import (
-    Index,
-    body,
-    canonical,
-    index,
-    snapshot_seal,
-    unpack,
-)
+from gradstep_server.sessions.digests import Index, canonical, snapshot_seal, unpack
 from gradstep_server.sessions.errors import SessionCorrupt
-from gradstep_server.sessions.state import PARAMS, State
-from gradstep_server.sessions.store import Body, Snapshot
+from gradstep_server.sessions.state import PARAMS, State, TensorState
+from gradstep_server.sessions.store import Snapshot
 from gradstep_server.sessions.tensors import elements
 
+PIECE = 1 << 20
+"""The most elements of a tensor that a step waits for, together with their slots."""
 
-def snapshot_of(state: State) -> tuple[Snapshot, Body]:
-    """Return a snapshot and its body, views of the arrays of `state`."""
-    facts, tensors = state.dump()
-    record = canonical({**facts, "tensors": index(tensors)})
-    parts = body(tensors)
-    seal = snapshot_seal(state.seq, record, parts)
-    return Snapshot(state.seq, record, seal, sum(map(len, parts))), parts
+
+class Piece(NamedTuple):
+    """Consecutive elements of a tensor, its slots included."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def pieces_of(state: State) -> Iterator[list[Piece]]:
+    """Yield the pieces of a state, small ones together, about `PIECE` elements at a time."""
+    batch: list[Piece] = []
+    room = PIECE
+    for name, tensor in sorted(state.tensors.items()):
+        for start in range(0, max(tensor.values.size, 1), PIECE):
+            piece = Piece(name, start, min(start + PIECE, tensor.values.size))
+            batch.append(piece)
+            room -= piece.stop - piece.start
+            if room <= 0:
+                yield batch
+                batch, room = [], PIECE
+    if batch:
+        yield batch
+
+
+@dataclass
+class Capture:
+    """A snapshot in the making."""
+
+    base: int
+    facts: dict[str, Any]
+    """What `State.facts` said at the base."""
+
+    slots: dict[str, list[str]]
+    """The slots of each tensor at the base, `PARAMS` first."""
+
+    seal: bytes
+    """The seal of the entry at the base, by which a log knows its own snapshots."""
+
+    seq: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    pieces: list[tuple[str, int, int, int]] = field(default_factory=list)
+    size: int = 0
+    digest: blake3 = field(default_factory=blake3)
+
+    @classmethod
+    def begin(cls, state: State) -> Capture:
+        """Return a capture that begins with the state as it is."""
+        slots = {name: _slots(tensor) for name, tensor in state.tensors.items()}
+        return cls(state.seq, state.facts(), slots, state.seal)
+
+    def copy(self, state: State, batch: Sequence[Piece]) -> list[memoryview] | None:
+        """Return copies of these pieces, or None if the capture cannot go on.
+
+        It cannot where a tensor has got slots since the base: then what came
+        before them is recorded in another form.
+        """
+        self.seq = state.seq
+        parts = []
+        for name, start, stop in batch:
+            tensor = state.tensors[name]
+            if _slots(tensor) != self.slots[name]:
+                return None
+            self.counters.setdefault(name, tensor.steps)
+            self.pieces.append((name, start, stop, state.seq))
+            arrays = [tensor.values, *tensor.slots.values()]
+            parts += [memoryview(array[start:stop].tobytes()) for array in arrays]
+        return parts
+
+    def add(self, part: memoryview) -> None:
+        """Count a part that was written."""
+        self.digest.update(part)
+        self.size += len(part)
+
+    def sealed(self, state: State) -> Snapshot:
+        """Return the snapshot of everything that was added."""
+        facts = {
+            **self.facts,
+            "seal": self.seal.hex(),
+            "counters": self.counters,
+            "shapes": {name: list(tensor.shape) for name, tensor in state.tensors.items()},
+            "slots": self.slots,
+            "pieces": self.pieces,
+            "body": self.digest.hexdigest(),
+        }
+        record = canonical(facts)
+        seal = snapshot_seal(self.seq, record, [])
+        return Snapshot(self.seq, self.base, record, seal, self.size)
 
 
 def proven(snapshot: Snapshot, body: memoryview) -> dict[str, Any]:
@@ -36,23 +122,58 @@ def proven(snapshot: Snapshot, body: memoryview) -> dict[str, Any]:
     Raises:
         SessionCorrupt: it does not match its seal.
     """
-    if snapshot_seal(snapshot.seq, snapshot.record, [body]) != snapshot.seal:
-        raise SessionCorrupt(f"the snapshot at entry {snapshot.seq} is damaged")
-    facts: dict[str, Any] = orjson.loads(snapshot.record)
+    damaged = SessionCorrupt(f"the snapshot at entry {snapshot.seq} is damaged")
+    try:
+        facts: dict[str, Any] = orjson.loads(snapshot.record)
+    except orjson.JSONDecodeError:
+        raise damaged from None
+    sealed = "body" in facts  # in format 1 the seal covers the body itself
+    if snapshot_seal(snapshot.seq, snapshot.record, [] if sealed else [body]) != snapshot.seal:
+        raise damaged
+    if sealed and blake3(body, max_threads=blake3.AUTO).hexdigest() != facts["body"]:
+        raise damaged
     return facts
 
 
-def empty_state(seq: int, facts: dict[str, Any]) -> State:
-    """Return the state of a snapshot's facts, its tensors still to be filled in."""
+def empty_state(snapshot: Snapshot, facts: dict[str, Any]) -> State:
+    """Return the state at a snapshot's base, its tensors still to be filled in."""
     state = State.new(SessionConfig.model_validate(facts["config"]), facts["updated_at"])
-    state.seq, state.step, state.epoch = seq, facts["step"], facts["epoch"]
+    state.seq, state.step, state.epoch = snapshot.base, facts["step"], facts["epoch"]
     state.generation, state.origin = facts["generation"], facts["origin"]
     return state
 
 
+def sizes_in(facts: dict[str, Any]) -> dict[str, int]:
+    """Return the elements of each parameter of a snapshot."""
+    if "shapes" not in facts:
+        return param_sizes(facts["tensors"])
+    return {name: elements(shape) for name, shape in facts["shapes"].items()}
+
+
 def fill_in(state: State, facts: dict[str, Any], body: memoryview) -> None:
     """Give an empty state the tensors of its snapshot."""
-    state.fill(unpack(facts["tensors"], body), facts["counters"])
+    if "pieces" not in facts:
+        state.fill(unpack(facts["tensors"], body), facts["counters"])
+        return
+    groups = state.groups.assign(facts["shapes"])
+    storage = state.master.storage
+    for name, size in sizes_in(facts).items():
+        _, *slots = facts["slots"][name]
+        state.tensors[name] = TensorState(
+            groups[name],
+            tuple(facts["shapes"][name]),
+            np.empty(size, storage),
+            facts["counters"][name],
+            {slot: np.empty(size, storage) for slot in slots},
+        )
+    begin = 0
+    for name, start, stop, seq in facts["pieces"]:
+        tensor = state.tensors[name]
+        for array in (tensor.values, *tensor.slots.values()):
+            end = begin + (stop - start) * storage.itemsize
+            array[start:stop] = np.frombuffer(body[begin:end], storage)
+            begin = end
+        tensor.ahead.append((stop, seq))
 
 
 def param_sizes(tensors: Index) -> dict[str, int]:
@@ -63,3 +184,7 @@ def param_sizes(tensors: Index) -> dict[str, int]:
         for key, _, shape in tensors
         if key.startswith(start)
     }
+
+
+def _slots(tensor: TensorState) -> list[str]:
+    return [PARAMS, *tensor.slots]

@@ -41,6 +41,18 @@ class TensorState:
     slots: dict[str, FloatArray] = field(default_factory=dict)
     """Flat arrays like `values`, by torch's names; made by the first step."""
 
+    ahead: list[tuple[int, int]] = field(default_factory=list)
+    """Where elements come from a snapshot, the end of each run of them and the
+    entry that the run includes; both rise."""
+
+    def behind(self, seq: int) -> int | None:
+        """Return how many leading elements do not include entry `seq` yet; None if all do."""
+        if self.ahead and self.ahead[-1][1] < seq:
+            self.ahead.clear()
+        if not self.ahead:
+            return self.values.size
+        return max((stop for stop, included in self.ahead if included < seq), default=None)
+
 
 @dataclass(slots=True)
 class State:
@@ -56,6 +68,9 @@ class State:
     """The step (or epoch) at which the present schedule began."""
 
     updated_at: float = 0.0
+    seal: bytes = b""
+    """The seal of entry `seq`, by which a writer proves that it knows the log."""
+
     tensors: dict[str, TensorState] = field(default_factory=dict)
 
     @classmethod
@@ -134,16 +149,19 @@ class State:
         for name, tensor in self.tensors.items():
             for slot, values in {PARAMS: tensor.values, **tensor.slots}.items():
                 tensors[f"{slot}/{name}"] = Tensor.of(values, tensor.shape, self.master)
-        facts = {
+        counters = {name: tensor.steps for name, tensor in self.tensors.items()}
+        return {**self.facts(), "counters": counters}, tensors
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the tensors and their counters, as JSON."""
+        return {
             "config": self.config.model_dump(mode="json"),
             "step": self.step,
             "epoch": self.epoch,
             "generation": self.generation,
             "origin": self.origin,
             "updated_at": self.updated_at,
-            "counters": {name: tensor.steps for name, tensor in self.tensors.items()},
         }
-        return facts, tensors
 
     def check(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
         """Raise unless `fill` can take these tensors and counters.

@@ -154,12 +154,17 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     )
 
 
-def apply(state: State, record: StepRecord, tensors: Tensors, compute: Compute) -> None:
-    """Do what the record says to the tensors that have a gradient, in place."""
+def apply(
+    state: State, record: StepRecord, tensors: Tensors, compute: Compute, *, seq: int
+) -> None:
+    """Do what the record of entry `seq` says to the tensors that have a gradient, in place."""
     shared = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
     bound = math.inf if record.bound is None else record.bound
     for name, gradient in widened(state, tensors).items():
         tensor = state.tensors[name]
+        count = tensor.behind(seq)
+        if count is None:
+            continue
         optimizer = state.optimizer(tensor)
         coefficients = shared[_key(state, tensor)]
         for slot in optimizer.slots():
@@ -167,7 +172,7 @@ def apply(state: State, record: StepRecord, tensors: Tensors, compute: Compute) 
         tensor.steps += 1
         scale = -record.scale if optimizer.maximize else record.scale
         slots = [tensor.slots[slot] for slot in optimizer.slots()]
-        arrays = [tensor.values, gradient, *slots]
+        arrays = [array[:count] for array in (tensor.values, gradient, *slots)]
         compute.step(optimizer.rule(), arrays, (scale, bound, *coefficients))
 
 

@@ -3,12 +3,17 @@
 The contract, which `tests/stores/test_contract.py` holds every store to:
 
 * A log is a dense sequence of entries, 1, 2, 3, …. `append` adds entry
-  ``head + 1`` or raises `SequenceTaken`; that check is the only point where
-  writers meet, in one process or in many.
-* When `append`, `create`, `put_snapshot` or `delete` returns, what it wrote
-  survives the end of the process and, in a durable store, of the machine. When
-  it raises anything but `SequenceTaken` or `IdTaken`, the caller does not know
-  and must read the log again.
+  ``head + 1`` behind the entry that the writer knows as the last, or raises
+  `SequenceTaken`; that check is the only point where writers meet, in one
+  process or in many.
+* When `append`, `create`, `delete` or a snapshot's `commit` returns, what it
+  wrote survives the end of the process and, in a durable store, of the machine.
+  When it raises anything but `SequenceTaken` or `IdTaken`, the caller does not
+  know and must read the log again.
+* Only an append that was allowed to be synced later may be lost, with all that
+  follows it, when the medium ends: the machine of a SQLite file, the server of a
+  database. The head then says that it is *suspect*, until an entry is appended
+  synced. What is left is a log, shorter and dense.
 * An entry is there whole or not at all.
 * Bodies and records are opaque bytes. A store returns them as they were given
   or raises `SessionCorrupt`; the digests that prove it are the session's.
@@ -21,8 +26,12 @@ The contract, which `tests/stores/test_contract.py` holds every store to:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+Ref = tuple[str, str]
+"""A session's tenant and id."""
 
 Body = Sequence[memoryview]
 """Bytes in order, in as many one-dimensional byte views as suits the caller."""
@@ -63,10 +72,11 @@ class Entry:
     """The place in the log, from 1."""
 
     kind: str
-    """What happened: ``init``, ``step``, ``epoch``, ``config``."""
+    """What happened: ``init``, ``step``, ``epoch``, ``config``, ``rewind``, ``recovery``."""
 
     n: int
-    """The number within the kind: the step's n, the epoch's e; 0 for others."""
+    """The number within the kind: the step's n, the epoch's e, the entry that is
+    rewound to; 0 for others."""
 
     step: int
     """How many optimizer steps the session has taken after this entry."""
@@ -89,9 +99,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole state right after entry `seq`, without its body."""
+    """The tensors of a state at entry `seq` or a little before, without their body."""
 
     seq: int
+    """The entry at which the last tensor was copied: what the snapshot leads to
+    is the state after this entry, or after a later one."""
+
+    base: int
+    """The entry at which the first tensor was copied: what follows is replayed."""
+
     record: bytes
     """What the body holds and all that is not tensors, as JSON."""
 
@@ -101,6 +117,18 @@ class Snapshot:
     body_size: int
 
 
+class SnapshotWriter(Protocol):
+    """Takes the body of a snapshot piece by piece."""
+
+    async def write(self, part: memoryview) -> None:
+        """Take the next bytes; they may change when this returns."""
+        ...
+
+    async def commit(self, snapshot: Snapshot) -> None:
+        """Keep the snapshot, durably. One of the same `seq` that is kept already stays."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """Where a log stands. An empty log stands at 0, updated when created."""
@@ -108,6 +136,15 @@ class Head:
     seq: int
     step: int
     updated_at: float
+    seal: bytes = b""
+    """The seal of the last entry, by which a writer proves that it knows the log."""
+
+    trimmed: int = 0
+    """The last entry whose body is gone."""
+
+    suspect: bool = False
+    """Whether entries behind this one may have been acknowledged, and lost before
+    they were synced."""
 
 
 class Store(Protocol):
@@ -163,10 +200,11 @@ class Store(Protocol):
         """Return sessions, of any tenant, not updated since `moment`, damaged ones left out."""
         ...
 
-    async def delete(self, header: Header, seq: int) -> None:
+    async def delete(self, header: Header, seq: int | None) -> None:
         """Delete the session if its log stands at `seq`, else raise `SequenceTaken`.
 
-        Deleting what is deleted already does nothing. An append that comes
+        Without `seq`, delete it whatever its log holds, also one that cannot be
+        read. Deleting what is deleted already does nothing. An append that comes
         after a delete raises `SequenceTaken`.
         """
         ...
@@ -175,41 +213,80 @@ class Store(Protocol):
         """Return where the log stands."""
         ...
 
-    async def append(self, key: str, entry: Entry, body: Body) -> None:
-        """Add `entry` if the log stands at ``entry.seq - 1``, else raise `SequenceTaken`."""
+    async def append(
+        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+    ) -> bool:
+        """Add `entry` if the log stands at ``entry.seq - 1`` and that has the seal `after`.
+
+        Args:
+            key: which log.
+            entry: what to add.
+            body: its bytes.
+            after: the seal of the last entry, empty for an empty log. Numbers
+                alone do not tell a log from one that lost its end and grew again.
+            synced: whether to return only when everything up to this entry is synced.
+
+        Returns:
+            Whether it is: where `synced` is false the store decides. It syncs the
+            first entry of a burst, so that the log is on record as one that may
+            lose its end, and may leave the others to `sync`.
+
+        Raises:
+            SequenceTaken: the log stands elsewhere.
+        """
+        ...
+
+    async def sync(self, key: str) -> None:
+        """Make everything that was appended durable: nothing of it is suspect any more."""
         ...
 
     async def find(self, key: str, kind: str, n: int) -> Entry | None:
         """Return the newest entry of this kind and number, trimmed or not."""
         ...
 
+    async def newest(self, key: str, kind: str, upto: int) -> Entry | None:
+        """Return the last entry of this kind with ``seq <= upto``, trimmed or not."""
+        ...
+
     async def at(self, key: str, seq: int) -> Entry | None:
         """Return the entry at this place of the log, trimmed or not."""
         ...
 
-    async def history(self, key: str, kind: str, after: int, limit: int) -> Sequence[Entry]:
-        """Return entries of this kind with ``n > after``, by n, at most `limit`."""
+    async def history(
+        self, key: str, kind: str, after: int, upto: int, limit: int
+    ) -> Sequence[Entry]:
+        """Return the newest entry of each n with ``after < n <= upto``, by n, at most `limit`."""
         ...
 
-    def replay(self, key: str, after: int) -> AsyncIterator[tuple[Entry, memoryview]]:
-        """Yield the entries behind `after` with their bodies, in order, one at a time.
+    def replay(
+        self, key: str, after: int, upto: int | None = None
+    ) -> AsyncIterator[tuple[Entry, memoryview]]:
+        """Yield the entries behind `after`, to `upto` or the end, with their bodies, in order.
 
         Raises:
             SessionCorrupt: an entry or a body is missing or unreadable.
         """
         ...
 
-    async def put_snapshot(self, key: str, snapshot: Snapshot, body: Body) -> None:
-        """Keep a snapshot. One of the same `seq` that is kept already stays."""
+    def snapshot_writer(self, key: str) -> AbstractAsyncContextManager[SnapshotWriter]:
+        """Write a snapshot within the block; without a `commit` nothing is kept."""
         ...
 
-    async def snapshot(self, key: str) -> tuple[Snapshot, memoryview] | None:
-        """Return the newest snapshot with its body."""
+    async def snapshots(self, key: str) -> Sequence[tuple[int, int]]:
+        """Return `seq` and `base` of the snapshots that are kept, oldest first."""
         ...
 
-    async def trim(self, key: str) -> None:
-        """Drop what is older than the second-newest snapshot: bodies and snapshots.
+    async def snapshot(self, key: str, seq: int) -> tuple[Snapshot, memoryview] | None:
+        """Return the snapshot of this `seq` with its body."""
+        ...
 
-        Entries stay: their receipts and digests answer retries for ever.
+    async def trim(self, key: str, oldest: int, *, rewound: int | None = None) -> None:
+        """Drop what is older than the snapshot `oldest`, if that is kept.
+
+        With `rewound`, only as long as that is the log's newest rewind, 0 for none:
+        another one may have gone back behind the snapshot.
+
+        Snapshots before it, and the bodies of the entries up to its `base`, are
+        dropped. Entries stay: their receipts and digests answer retries for ever.
         """
         ...

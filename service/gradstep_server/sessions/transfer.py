@@ -38,6 +38,12 @@ class StateFile:
         """Return the content of a session that starts with these parameters."""
         return cls({f"{PARAMS}/{name}": tensor for name, tensor in params.items()})
 
+    @classmethod
+    def of_state(cls, state: State) -> StateFile:
+        """Return what a session holds, the tensors as views."""
+        facts, tensors = state.dump()
+        return cls(tensors, state.step, state.epoch, state.origin, facts["counters"])
+
     def asked(self) -> dict[str, Any]:
         """Return the facts beside the tensors, for the digest."""
         counters = {name: steps for name, steps in self.counters.items() if steps}

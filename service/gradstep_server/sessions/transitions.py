@@ -11,20 +11,25 @@ from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import stepping
 from gradstep_server.sessions.config import SessionConfig, resolve
 from gradstep_server.sessions.digests import content_digest, seal, unpack
+from gradstep_server.sessions.entries import CONFIG, EPOCH, INIT, RECOVERY, REWIND, STEP
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Entry
 from gradstep_server.sessions.tensors import Tensors
 from gradstep_server.sessions.transfer import fill
 
-INIT, STEP, EPOCH, CONFIG = "init", "step", "epoch", "config"
-"""The kinds of entries."""
-
 
 def advance(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
-    """Make `state` what it is right after `entry`."""
+    """Make `state` what it is right after `entry`.
+
+    Args:
+        state: the state after the entry before; for a rewind, after entry ``entry.n``.
+        entry: what happened.
+        tensors: what came with it.
+        compute: runs the arithmetic.
+    """
     _TRANSITIONS[entry.kind](state, entry, tensors, compute)
-    state.seq = entry.seq
+    state.seq, state.seal = entry.seq, entry.seal
     state.step = entry.step
     state.updated_at = entry.created_at
 
@@ -36,7 +41,7 @@ def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> Non
 def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
     record = stepping.StepRecord.model_validate_json(entry.record)
     if record.applied:
-        stepping.apply(state, record, tensors, compute)
+        stepping.apply(state, record, tensors, compute, seq=entry.seq)
 
 
 def _epoch(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
@@ -50,11 +55,17 @@ def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> N
     state.origin = facts["origin"]
 
 
+def _generation(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
+    state.generation = orjson.loads(entry.record)["generation"]
+
+
 _TRANSITIONS: dict[str, Callable[[State, Entry, Tensors, Compute], None]] = {
     INIT: _init,
     STEP: _step,
     EPOCH: _epoch,
     CONFIG: _config,
+    REWIND: _generation,
+    RECOVERY: _generation,
 }
 
 
@@ -64,10 +75,23 @@ def replay(state: State, entry: Entry, body: memoryview, compute: Compute) -> No
     Raises:
         SessionCorrupt: the entry does not follow, or does not match its digests.
     """
-    if entry.seq != state.seq + 1 or seal(entry) != entry.seal or len(body) != entry.body_size:
+    follows = entry.n if entry.kind == REWIND else entry.seq - 1
+    if state.seq != follows:
+        raise SessionCorrupt(f"entry {entry.seq} of the log does not follow entry {state.seq}")
+    tensors = proven_tensors(entry, body)
+    advance(state, entry, tensors, compute)
+
+
+def proven_tensors(entry: Entry, body: memoryview) -> Tensors:
+    """Return the tensors of a stored entry that is what was written.
+
+    Raises:
+        SessionCorrupt: it does not match its digests.
+    """
+    if seal(entry) != entry.seal or len(body) != entry.body_size:
         raise SessionCorrupt(f"entry {entry.seq} of the log does not match its seal")
     facts: dict[str, Any] = orjson.loads(entry.record)
     tensors = unpack(facts.get("tensors", []), body)
     if content_digest({"kind": entry.kind, **facts["asked"]}, tensors) != entry.digest:
         raise SessionCorrupt(f"the tensors of entry {entry.seq} do not match their digest")
-    advance(state, entry, tensors, compute)
+    return tensors

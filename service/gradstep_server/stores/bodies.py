@@ -8,30 +8,51 @@ from gradstep_server.sessions.store import Body
 
 
 def check_size(body: Body, size: int) -> None:
-    """Refuse a body that is not of the size that its entry or snapshot states."""
-    given = sum(piece.nbytes for piece in body)
+    """Refuse a body that is not of the size that its entry states."""
+    check_count(sum(piece.nbytes for piece in body), size)
+
+
+def check_count(given: int, size: int) -> None:
+    """Refuse so many bytes where an entry or a snapshot states another size."""
     if given != size:
         raise ValueError(f"the body has {given} bytes, its record says {size}")
 
 
 def in_chunks(body: Body, size: int) -> Iterator[memoryview | bytearray]:
-    """Yield the bytes of `body` in chunks of `size`, the last one shorter.
+    """Yield the bytes of `body` in chunks of `size`, the last one shorter."""
+    chunks = Chunks(size)
+    for piece in body:
+        yield from chunks.cut(piece)
+    if chunks.rest:
+        yield chunks.rest
+
+
+class Chunks:
+    """Cuts a body into chunks of one size, while its pieces come.
 
     A chunk that lies within one piece is a view of it; only one that spans
     pieces is copied, so that at most one chunk is held.
     """
-    gathered = bytearray()
-    for piece in body:
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.taken = 0
+        """How many bytes have come."""
+
+        self.rest = bytearray()
+        """Those behind the last chunk that was cut."""
+
+    def cut(self, piece: memoryview) -> Iterator[memoryview | bytearray]:
+        """Yield the chunks that are complete with `piece`; keep a copy of what is left."""
+        self.taken += piece.nbytes
         start = 0
-        if gathered:
-            start = min(size - len(gathered), piece.nbytes)
-            gathered += piece[:start]
-            if len(gathered) == size:
-                yield gathered
-                gathered = bytearray()
-        while piece.nbytes - start >= size:
-            yield piece[start : start + size]
-            start += size
-        gathered += piece[start:]
-    if gathered:
-        yield gathered
+        if self.rest:
+            start = min(self._size - len(self.rest), piece.nbytes)
+            self.rest += piece[:start]
+            if len(self.rest) == self._size:
+                full, self.rest = self.rest, bytearray()
+                yield full
+        while piece.nbytes - start >= self._size:
+            yield piece[start : start + self._size]
+            start += self._size
+        self.rest += piece[start:]

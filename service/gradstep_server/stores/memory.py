@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
 
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
-from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot
-from gradstep_server.stores.bodies import check_size
+from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot, SnapshotWriter
+from gradstep_server.stores.bodies import check_count, check_size
 
 
 @dataclass(slots=True)
@@ -26,13 +27,35 @@ class _Log:
         if not self.entries:
             return Head(seq=0, step=0, updated_at=self.created_at)
         last = self.entries[-1]
-        return Head(seq=last.seq, step=last.step, updated_at=last.created_at)
+        return Head(last.seq, last.step, last.created_at, last.seal, self.trimmed)
 
-    def append(self, entry: Entry, body: bytes) -> None:
-        if entry.seq != len(self.entries) + 1:
-            raise SequenceTaken(len(self.entries))
+    def append(self, entry: Entry, body: bytes, after: bytes) -> None:
+        head = self.head()
+        if entry.seq != head.seq + 1 or after != head.seal:
+            raise SequenceTaken(head.seq)
         self.entries.append(entry)
         self.bodies.append(body)
+
+    def latest(self, kind: str) -> Iterator[Entry]:
+        """Yield the entries of this kind, the last one first."""
+        return (entry for entry in reversed(self.entries) if entry.kind == kind)
+
+
+class _Writer:
+    """Gathers the body of a snapshot."""
+
+    def __init__(self, log: _Log) -> None:
+        self._log = log
+        self._body = bytearray()
+
+    async def write(self, part: memoryview) -> None:
+        """Take the next bytes."""
+        self._body += part
+
+    async def commit(self, snapshot: Snapshot) -> None:
+        """Keep the snapshot, unless there is one of this `seq`."""
+        check_count(len(self._body), snapshot.body_size)
+        self._log.snapshots.setdefault(snapshot.seq, (snapshot, bytes(self._body)))
 
 
 def _copied(body: Body, size: int) -> bytes:
@@ -69,7 +92,7 @@ class MemoryStore:
             raise IdTaken(self._headers[name])
         log = _Log(created_at=header.created_at)
         if entry is not None:
-            log.append(entry, _copied(body, entry.body_size))
+            log.append(entry, _copied(body, entry.body_size), b"")
         self._headers[name] = header
         self._logs[header.key] = log
 
@@ -88,12 +111,12 @@ class MemoryStore:
         heads = ((header, self._logs[header.key].head()) for header in self._live())
         return [(header, head) for header, head in heads if head.updated_at < moment][:limit]
 
-    async def delete(self, header: Header, seq: int) -> None:
-        """Delete the session if its log stands at `seq`."""
+    async def delete(self, header: Header, seq: int | None) -> None:
+        """Delete the session if its log stands at `seq`, or wherever it stands."""
         log = self._logs.get(header.key)
         if log is None:
             return
-        if len(log.entries) != seq:
+        if seq is not None and len(log.entries) != seq:
             raise SequenceTaken(len(log.entries))
         del self._logs[header.key]
         name = (header.tenant, header.id)
@@ -103,57 +126,84 @@ class MemoryStore:
         """Return where the log stands."""
         return self._log(key).head()
 
-    async def append(self, key: str, entry: Entry, body: Body) -> None:
+    async def append(
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,  # noqa: ARG002 - there is nothing that an entry could be synced to
+    ) -> bool:
         """Add `entry` if the log stands right before it."""
         if key not in self._logs:
             raise SequenceTaken(0)
-        self._logs[key].append(entry, _copied(body, entry.body_size))
+        self._logs[key].append(entry, _copied(body, entry.body_size), after)
+        return True
+
+    async def sync(self, key: str) -> None:
+        """Do nothing: an entry is as safe as it will ever be."""
 
     async def find(self, key: str, kind: str, n: int) -> Entry | None:
         """Return the newest entry of this kind and number."""
-        entries = reversed(self._log(key).entries)
-        return next((e for e in entries if e.kind == kind and e.n == n), None)
+        return next((entry for entry in self._log(key).latest(kind) if entry.n == n), None)
+
+    async def newest(self, key: str, kind: str, upto: int) -> Entry | None:
+        """Return the last entry of this kind with ``seq <= upto``."""
+        return next((entry for entry in self._log(key).latest(kind) if entry.seq <= upto), None)
 
     async def at(self, key: str, seq: int) -> Entry | None:
         """Return the entry at this place of the log."""
         entries = self._log(key).entries
         return entries[seq - 1] if 1 <= seq <= len(entries) else None
 
-    async def history(self, key: str, kind: str, after: int, limit: int) -> Sequence[Entry]:
-        """Return entries of this kind with ``n > after``, by n."""
-        entries = (e for e in self._log(key).entries if e.kind == kind and e.n > after)
-        return sorted(entries, key=lambda entry: (entry.n, entry.seq))[:limit]
+    async def history(
+        self, key: str, kind: str, after: int, upto: int, limit: int
+    ) -> Sequence[Entry]:
+        """Return the newest entry of each n with ``after < n <= upto``, by n."""
+        newest: dict[int, Entry] = {}
+        for entry in self._log(key).latest(kind):
+            if after < entry.n <= upto:
+                newest.setdefault(entry.n, entry)
+        return [newest[n] for n in sorted(newest)[:limit]]
 
-    async def replay(self, key: str, after: int) -> AsyncIterator[tuple[Entry, memoryview]]:
-        """Yield the entries behind `after` with their bodies, in order."""
+    async def replay(
+        self, key: str, after: int, upto: int | None = None
+    ) -> AsyncIterator[tuple[Entry, memoryview]]:
+        """Yield the entries behind `after`, to `upto` or the end, with their bodies."""
         seq = after
-        while seq < len((log := self._log(key)).entries):
+        while seq < len((log := self._log(key)).entries) and (upto is None or seq < upto):
             seq += 1
             if seq <= log.trimmed:
                 raise SessionCorrupt(f"Entry {seq} cannot be replayed: its body was trimmed.")
             yield log.entries[seq - 1], memoryview(log.bodies[seq - 1])
 
-    async def put_snapshot(self, key: str, snapshot: Snapshot, body: Body) -> None:
-        """Keep a snapshot, unless there is one of this `seq`."""
-        kept = _copied(body, snapshot.body_size)
-        self._log(key).snapshots.setdefault(snapshot.seq, (snapshot, kept))
+    @asynccontextmanager
+    async def snapshot_writer(self, key: str) -> AsyncIterator[SnapshotWriter]:
+        """Write a snapshot within the block; without a `commit` nothing is kept."""
+        yield _Writer(self._log(key))
 
-    async def snapshot(self, key: str) -> tuple[Snapshot, memoryview] | None:
-        """Return the newest snapshot with its body."""
+    async def snapshots(self, key: str) -> Sequence[tuple[int, int]]:
+        """Return `seq` and `base` of the snapshots that are kept, oldest first."""
         snapshots = self._log(key).snapshots
-        if not snapshots:
+        return [(seq, snapshots[seq][0].base) for seq in sorted(snapshots)]
+
+    async def snapshot(self, key: str, seq: int) -> tuple[Snapshot, memoryview] | None:
+        """Return the snapshot of this `seq` with its body."""
+        snapshots = self._log(key).snapshots
+        if seq not in snapshots:
             return None
-        snapshot, body = snapshots[max(snapshots)]
+        snapshot, body = snapshots[seq]
         return snapshot, memoryview(body)
 
-    async def trim(self, key: str) -> None:
-        """Drop bodies and snapshots from before the second-newest snapshot."""
+    async def trim(self, key: str, oldest: int, *, rewound: int | None = None) -> None:
+        """Drop the snapshots before `oldest`, and the bodies up to its `base`."""
         log = self._log(key)
-        if len(log.snapshots) < 2:  # noqa: PLR2004 - the rule is about the second-newest
+        newest = next((entry.seq for entry in log.latest("rewind")), 0)
+        if oldest not in log.snapshots or rewound not in {None, newest}:
             return
-        kept = sorted(log.snapshots)[-2:]
-        log.snapshots = {seq: log.snapshots[seq] for seq in kept}
-        log.trimmed = min(kept[0], len(log.entries))
+        log.snapshots = {seq: kept for seq, kept in log.snapshots.items() if seq >= oldest}
+        log.trimmed = max(log.trimmed, log.snapshots[oldest][0].base)
         log.bodies[: log.trimmed] = [b""] * log.trimmed
 
     def _log(self, key: str) -> _Log:

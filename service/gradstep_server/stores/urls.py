@@ -27,14 +27,20 @@ def open_store(url: str, *, shared: bool = False) -> Store:
         if shared:
             raise ValueError("memory:// cannot be shared by several processes; use sqlite:///DIR.")
         return MemoryStore()
-    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
-        return SqliteStore(Path(url.removeprefix(_SQLITE)), shared=shared)
+    if (directory := directory_of(url)) is not None:
+        return SqliteStore(directory, shared=shared)
     if url.startswith(address.SCHEMES):
         return _postgres(url)
     raise ValueError(
         f"{shown(url)!r} is no store; use sqlite:///DIR, sqlite:////absolute/DIR, "
         "postgresql://USER@HOST/DATABASE, memory://."
     )
+
+
+def directory_of(url: str) -> Path | None:
+    """Return the directory of an embedded store, None for every other store."""
+    directory = url.removeprefix(_SQLITE)
+    return Path(directory) if url.startswith(_SQLITE) and directory else None
 
 
 def shown(url: str) -> str:

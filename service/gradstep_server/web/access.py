@@ -13,9 +13,9 @@ from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.guards import Version
-from gradstep_server.sessions.hot import Ref
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
+from gradstep_server.sessions.store import Ref
 from gradstep_server.web.session_models import SessionId
 
 TENANT = "default"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
 
+from fastapi import APIRouter, Query, Request, Response
+
+from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.sessions.errors import (
     GenerationMismatch,
     InvalidConfig,
     InvalidTensors,
     ParamsConflict,
+    ParamsMissing,
     SessionNotFound,
+    StepGone,
+    StepNotFound,
 )
-from gradstep_server.sessions.tensors import total_size
 from gradstep_server.sessions.transfer import imported
 from gradstep_server.web import tensor_answers, tensor_bodies
 from gradstep_server.web.access import Generation, RefOf, ServicesOf
@@ -19,7 +24,7 @@ from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.session_models import SessionAnswer
 from gradstep_server.web.sessions import shown
-from gradstep_server.web.strict_route import StrictRoute
+from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import (
     file_answer,
     params_answer,
@@ -37,6 +42,12 @@ _INITIAL_FAILS = responses(
     ParamsConflict,
     GenerationMismatch,
 )
+
+At = Annotated[
+    int | None,
+    Query(ge=0, le=MAX_COUNT, description="As right after this step; by default as it stands."),
+    Decimal,
+]
 
 router = APIRouter(prefix="/v1/sessions/{id}", tags=["params"], route_class=StrictRoute)
 
@@ -62,18 +73,20 @@ async def put_params(
 @router.get(
     "/params",
     operation_id="getParams",
-    summary="Download the parameters.",
+    summary="Download the parameters, as they stand or as right after step k.",
     description=tensor_answers.SIZES,
     responses={
         **tensor_answers.declared(ParamsBody, "The parameters.", 200),
-        **responses(SessionNotFound, NotAcceptable),
+        **responses(SessionNotFound, StepNotFound, StepGone, ParamsMissing, NotAcceptable),
     },
 )
-async def get_params(request: Request, ref: RefOf, services: ServicesOf) -> Response:
+async def get_params(
+    request: Request, ref: RefOf, services: ServicesOf, step: At = None
+) -> Response:
     as_json = wants_json(request, default=False)
-    params = await services.sessions.params(ref)
-    if as_json:
-        require_small(total_size(params.tensors))
+    if as_json:  # refused before a past state is made again
+        require_small(await services.sessions.elements(ref))
+    params = await services.sessions.params(ref, step)
     return await params_answer(params, as_json=as_json)
 
 
@@ -98,13 +111,16 @@ async def put_state(
 @router.get(
     "/state",
     operation_id="getState",
-    summary="Download the whole state: masters, slots and counters by name.",
+    summary="Download the whole state, as it stands or as right after step k.",
+    description="Masters, slots and counters by name, and the configuration.",
     responses={
         200: {"description": "The state.", "content": FILE},
-        **responses(SessionNotFound, NotAcceptable),
+        **responses(SessionNotFound, StepNotFound, StepGone, ParamsMissing, NotAcceptable),
     },
 )
-async def get_state(request: Request, ref: RefOf, services: ServicesOf) -> Response:
+async def get_state(
+    request: Request, ref: RefOf, services: ServicesOf, step: At = None
+) -> Response:
     require_file(request)
-    tensors, metadata = await services.sessions.state(ref)
+    tensors, metadata = await services.sessions.state(ref, step)
     return file_answer(tensors, metadata, {})

@@ -38,6 +38,7 @@ STATUS: Mapping[type[GradstepError], int] = {
     InvalidRequest: 422,
     NotFound: 404,
     errors.Conflict: 409,
+    errors.StepGone: 410,
     errors.PreconditionFailed: 412,
     errors.StoreUnavailable: 503,
     errors.StorageFull: 507,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Path
@@ -14,10 +14,12 @@ from gradstep_server.sessions.receipts import View
 from gradstep_server.sessions.store import Head, Header
 from gradstep_server.web.tensor_bodies import NestedTensors
 
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
 SessionId = Annotated[
     str,
     Path(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        pattern=ID_PATTERN,
         description="The session's id: up to 64 letters, digits and `_.-`.",
         examples=["digits-1"],
     ),
@@ -65,6 +67,21 @@ class Group(BaseModel):
     """Every hyperparameter in use."""
 
 
+class ForkedFrom(BaseModel):
+    """Where a session that was forked began."""
+
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
+
+    id: str
+    """The session that it was forked from."""
+
+    step: int
+    """The step of that session right after which it begins."""
+
+    generation: int
+    """The generation of that session at the time."""
+
+
 class SessionAnswer(BaseModel):
     """A session, and where it stands."""
 
@@ -79,13 +96,17 @@ class SessionAnswer(BaseModel):
     """How many epochs were ended."""
 
     generation: int
-    """How often the session was rewound, plus one."""
+    """How often the session was rewound, or may have lost relaxed steps, plus one."""
 
     seq: int
     """How many entries the log holds."""
 
     durable_step: int
-    """The last step that is known to be synced."""
+    """The last step that is known to be synced; below `step` only where
+    `durability` is `relaxed`."""
+
+    oldest_step: int
+    """The first step that the session can be rewound to or forked at."""
 
     optimizer: dict[str, Any]
     scheduler: dict[str, Any] | None
@@ -99,7 +120,13 @@ class SessionAnswer(BaseModel):
     clip: dict[str, Any] | None
     on_nonfinite: str
     durability: str
+    retain: Literal["none", "all"] | int
+    """How many steps back the session can be rewound to for sure."""
+
     dtype: str
+    forked_from: ForkedFrom | None
+    """Where it began; null for a session that is no fork."""
+
     lr: list[float]
     """The learning rate of each group in the next step."""
 
@@ -143,7 +170,9 @@ def answer(view: View) -> SessionAnswer:
             "epoch": view.epoch,
             "generation": view.generation,
             "seq": view.seq,
-            "durable_step": view.step,
+            "durable_step": view.durable_step,
+            "oldest_step": view.oldest_step,
+            "forked_from": view.forked_from,
             "groups": [
                 {"tensors": tensors, "optimizer": optimizer.model_dump(mode="json")}
                 for tensors, optimizer in view.groups

@@ -20,8 +20,8 @@ from gradstep_server.sessions.errors import (
     StorageFull,
     StoreUnavailable,
 )
-from gradstep_server.sessions.hot import Ref
 from gradstep_server.sessions.receipts import View
+from gradstep_server.sessions.store import Ref
 from gradstep_server.web import nested
 from gradstep_server.web.access import (
     TENANT,
@@ -51,9 +51,10 @@ _CREATE_FAILS = responses(
     StorageFull,
     StoreUnavailable,
 )
-_REPLAYED: dict[int | str, dict[str, Any]] = {
+REPLAYED: dict[int | str, dict[str, Any]] = {
     200: {"model": SessionAnswer, "description": "It had been done before."}
 }
+"""The answer to a request that makes a session, where the session was made before."""
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=StrictRoute)
 
@@ -76,7 +77,7 @@ async def create_session(body: CreateSession, services: ServicesOf) -> Response:
     status_code=201,
     summary="Create a session with an id of the client's choice; may be retried.",
     response_model=SessionAnswer,
-    responses={**_REPLAYED, **_CREATE_FAILS},
+    responses={**REPLAYED, **_CREATE_FAILS},
 )
 async def put_session(ref: RefOf, body: CreateSession, services: ServicesOf) -> Response:
     return await _create(ref, body, services)
@@ -151,6 +152,13 @@ def shown(view: View, status: int = 200) -> Response:
     return Response(body, status, headers, "application/json")
 
 
+def created(view: View) -> Response:
+    """Answer with a session that was made by this request, or before: 201 or 200."""
+    response = shown(view, 200 if view.replayed else 201)
+    response.headers["Location"] = f"/v1/sessions/{view.id}"
+    return response
+
+
 async def _create(ref: Ref, body: CreateSession, services: Services) -> Response:
     config = body.config()
     params = None
@@ -158,7 +166,4 @@ async def _create(ref: Ref, body: CreateSession, services: Services) -> Response
         params = await nested.read(
             body.params, config.dtype.master, "params", services.limits.tensors
         )
-    view = await services.sessions.create(ref, config, params)
-    response = shown(view, 200 if view.replayed else 201)
-    response.headers["Location"] = f"/v1/sessions/{ref[1]}"
-    return response
+    return created(await services.sessions.create(ref, config, params))

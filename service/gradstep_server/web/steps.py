@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from gradstep_server.kinds import MAX_COUNT, Real
 from gradstep_server.sessions.errors import (
@@ -22,28 +22,20 @@ from gradstep_server.sessions.errors import (
     StorageFull,
     StoreUnavailable,
 )
-from gradstep_server.sessions.hot import Ref
 from gradstep_server.sessions.receipts import EpochReceipt, Receipt
+from gradstep_server.sessions.store import Ref
 from gradstep_server.web import tensor_answers, tensor_bodies
 from gradstep_server.web.access import Generation, RefOf, Services, ServicesOf, etag
 from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.problems import BODY_FAILS, responses
-from gradstep_server.web.strict_route import StrictRoute
+from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import json_answer, require_small, step_answer, wants_json
 from gradstep_server.web.tensor_bodies import GradientsBody, Said
-
-
-def _digits(value: object) -> object:
-    """Refuse what pydantic would read as a whole number beside digits, such as ``2.0``."""
-    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
-        raise ValueError("must be a whole number, written in decimal digits")
-    return value
-
 
 N = Annotated[
     int,
     Path(ge=1, le=MAX_COUNT, description="The position to take: the session's step plus one."),
-    BeforeValidator(_digits),
+    Decimal,
 ]
 Return = Annotated[
     Literal["params", "receipt"],

@@ -8,12 +8,24 @@ from typing import Any, ClassVar
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from pydantic import BeforeValidator
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.web import json_body
 from gradstep_server.web.pointers import MAX_FAULTS
 
 _MAX_NAME = 64
+
+
+def _digits(value: object) -> object:
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
+        raise ValueError("must be a whole number, written in decimal digits")
+    return value
+
+
+Decimal = BeforeValidator(_digits)
+"""For a number in a path or a query: refuses what pydantic would read as a whole
+number beside digits, such as ``2.0``."""
 
 
 class _ParsedRequest(Request):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from gradstep_server.sessions.errors import SessionCorrupt
-from gradstep_server.sessions.store import Body
-from gradstep_server.stores.bodies import in_chunks
+from gradstep_server.stores.bodies import Chunks, check_count
 from gradstep_server.stores.postgres.connections import STATEMENT, Connection
 
 CHUNK = 4 * 2**20
@@ -17,17 +16,31 @@ _ADD = "INSERT INTO gradstep_chunks (body, number, data) VALUES ($1, $2, $3)"
 _READ = "SELECT data FROM gradstep_chunks WHERE body = $1 AND number = $2"
 
 
-async def write(db: Connection, body: Body, size: int) -> UUID | None:
-    """Inside the transaction of its owner, write a body; return its id, None if it is empty.
+class BodyWriter:
+    """Takes a body piece by piece; holds less than one chunk of it."""
 
-    The rows are sent while they are read, one behind the other, without waiting for each.
-    """
-    if not size:
-        return None
-    made = uuid4()
-    rows = ((made, number, chunk) for number, chunk in enumerate(in_chunks(body, CHUNK)))
-    await db.executemany(_ADD, rows, timeout=STATEMENT + size / _SLOWEST)
-    return made
+    def __init__(self, db: Connection) -> None:
+        self._db = db
+        self._id = uuid4()
+        self._chunks = Chunks(CHUNK)
+        self._rows = 0
+
+    async def write(self, part: memoryview) -> None:
+        """Take the next bytes; they may change when this returns."""
+        await self._add(list(self._chunks.cut(part)))
+
+    async def end(self, size: int) -> UUID | None:
+        """Write what is left of a body of `size`; return its id, None if it is empty."""
+        check_count(self._chunks.taken, size)
+        await self._add([self._chunks.rest] if self._chunks.rest else [])
+        return self._id if size else None
+
+    async def _add(self, chunks: list[memoryview | bytearray]) -> None:
+        """Send the rows one behind the other, without waiting for each."""
+        if chunks:
+            rows = [(self._id, number, chunk) for number, chunk in enumerate(chunks, self._rows)]
+            self._rows += len(rows)
+            await self._db.executemany(_ADD, rows, timeout=STATEMENT + len(rows) * CHUNK / _SLOWEST)
 
 
 async def read(db: Connection, body: UUID | None, size: int, owner: str) -> memoryview:

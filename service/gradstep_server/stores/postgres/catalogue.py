@@ -7,27 +7,30 @@ from time import time
 
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken
 from gradstep_server.sessions.store import Body, Entry, Head, Header
-from gradstep_server.stores.postgres import log
-from gradstep_server.stores.postgres.connections import Connection, Row
+from gradstep_server.stores.postgres import appending, log
+from gradstep_server.stores.postgres.connections import Connection, Row, changed
+from gradstep_server.stores.postgres.log import HEAD
 
 _HEADER = "s.tenant, s.id, s.key, s.config, s.digest, s.created_at, s.deleted_at"
 _FIELDS = 7
 _LOAD = f"SELECT {_HEADER} FROM gradstep_sessions s WHERE tenant = $1 AND id = $2"  # noqa: S608 - constants
-_LIVE = f"""
-SELECT {_HEADER}, l.seq, l.step, l.updated_at
-FROM gradstep_sessions s JOIN gradstep_logs l USING (key) WHERE
-"""  # noqa: S608 - likewise
-_LIST = _LIVE + "tenant = $1 AND id > $2 AND deleted_at IS NULL ORDER BY id LIMIT $3"
-_IDLE = _LIVE + "updated_at < $1 ORDER BY updated_at LIMIT $2"
+_LIVE = f"SELECT {_HEADER}, {HEAD} FROM gradstep_sessions s "  # noqa: S608 - likewise
+_LIST = f"""
+{_LIVE} LEFT JOIN gradstep_logs l USING (key)
+WHERE tenant = $1 AND id > $2 AND deleted_at IS NULL ORDER BY id LIMIT $3
+"""
+_IDLE = f"""
+{_LIVE} JOIN gradstep_logs l USING (key) WHERE l.moved_at < $1 ORDER BY l.moved_at LIMIT $2
+"""
 _ADD = """
 INSERT INTO gradstep_sessions (tenant, id, key, config, digest, created_at)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO NOTHING
 """
 _ADD_LOG = """
-INSERT INTO gradstep_logs (key, seq, step, updated_at, trimmed) VALUES ($1, 0, 0, $2, 0)
+INSERT INTO gradstep_logs (key, seq, step, seal, moved_at, trimmed) VALUES ($1, 0, 0, '', $2, 0)
 """
-_END_LOG = "DELETE FROM gradstep_logs WHERE key = $1 AND seq = $2"
-_MARK = "UPDATE gradstep_sessions SET deleted_at = $2 WHERE key = $1"
+_END_LOG = "DELETE FROM gradstep_logs WHERE key = $1 AND ($2::bigint IS NULL OR seq = $2)"
+_MARK = "UPDATE gradstep_sessions SET deleted_at = $2 WHERE key = $1 AND deleted_at IS NULL"
 
 
 async def create(db: Connection, header: Header, entry: Entry | None, body: Body) -> None:
@@ -39,7 +42,7 @@ async def create(db: Connection, header: Header, entry: Entry | None, body: Body
             await _refuse_taken(db, header)
         await db.execute(_ADD_LOG, header.key, header.created_at)
         if entry is not None:
-            await log.append(db, header.key, entry, body)
+            await appending.append(db, header.key, entry, body, after=b"")
 
 
 async def load(db: Connection, tenant: str, session_id: str) -> Header | None:
@@ -60,13 +63,17 @@ async def idle_since(db: Connection, moment: float, limit: int) -> Sequence[tupl
     return [_live(row) for row in await db.fetch(_IDLE, moment, limit)]
 
 
-async def delete(db: Connection, key: str, seq: int) -> None:
-    """Delete the session if its log stands at `seq`, else raise `SequenceTaken`."""
+async def delete(db: Connection, key: str, seq: int | None) -> None:
+    """Delete the session if its log stands at `seq`, else raise `SequenceTaken`.
+
+    Without `seq`, delete it wherever its log stands, or if that is gone.
+    """
     async with db.transaction():
-        if await db.execute(_END_LOG, key, seq) == "DELETE 1":
-            await db.execute(_MARK, key, time())
-        elif (head := await log.head(db, key)) is not None:
-            raise SequenceTaken(head.seq)
+        if not changed(await db.execute(_END_LOG, key, seq)):
+            stands = await log.head(db, key)
+            if stands is not None:
+                raise SequenceTaken(stands.head.seq)
+        await db.execute(_MARK, key, time())
 
 
 async def _refuse_taken(db: Connection, header: Header) -> None:
@@ -77,4 +84,7 @@ async def _refuse_taken(db: Connection, header: Header) -> None:
 
 def _live(row: Row) -> tuple[Header, Head]:
     fields = tuple(row)
-    return Header(*fields[:_FIELDS]), Head(*fields[_FIELDS:])
+    header, stands = Header(*fields[:_FIELDS]), fields[_FIELDS:]
+    if stands[0] is None:  # the log is gone, though the session was not deleted
+        return header, Head(0, 0, header.created_at)
+    return header, log.standing(stands).head

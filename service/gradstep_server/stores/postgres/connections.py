@@ -16,11 +16,35 @@ Row = Sequence[Any]
 """What a query returns: its columns in order."""
 
 
+class Transaction(AbstractAsyncContextManager[object], Protocol):
+    """What is used of the driver's transactions.
+
+    As a context, it commits what the block does when that ends, and undoes it when it raises.
+    """
+
+    async def start(self) -> None:
+        """Begin."""
+        ...
+
+    async def commit(self) -> None:
+        """Keep what was done since the start."""
+        ...
+
+    async def rollback(self) -> None:
+        """Undo what was done since the start."""
+        ...
+
+
 class Connection(Protocol):
     """What is used of the driver's connections, which carry no types."""
 
-    async def execute(self, query: str, *args: object) -> str:
-        """Return what was done, such as ``UPDATE 1``."""
+    async def execute(
+        self,
+        query: str,
+        *args: object,
+        timeout: float | None = None,  # noqa: ASYNC109 - the driver's
+    ) -> str:
+        """Return what was done, such as ``UPDATE 1``. Without `timeout`, it is `STATEMENT`."""
         ...
 
     async def executemany(
@@ -45,10 +69,8 @@ class Connection(Protocol):
         """Return the first column of the first row, None if there is no row."""
         ...
 
-    def transaction(
-        self, *, isolation: str | None = None, readonly: bool = False
-    ) -> AbstractAsyncContextManager[object]:
-        """Commit what the block does when it ends, and undo it when it raises."""
+    def transaction(self, *, isolation: str | None = None, readonly: bool = False) -> Transaction:
+        """Return a transaction that has not started."""
         ...
 
 
@@ -115,5 +137,10 @@ class Connections:
                 yield db
 
 
+def changed(status: str) -> bool:
+    """Whether a statement has changed a row, as its ``INSERT 0 1`` or ``UPDATE 1`` says."""
+    return not status.endswith(" 0")
+
+
 async def _keep_settings(_: Connection) -> None:
-    """Replace the driver's reset, a round trip per use: no use changes a setting."""
+    """Replace the driver's reset, a round trip per use: no setting outlives its transaction."""

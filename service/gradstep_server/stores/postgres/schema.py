@@ -8,6 +8,9 @@ from gradstep_server.stores.postgres.connections import Connection
 _LOCK = 0x6772616473746570  # "gradstep"
 """The advisory lock under which one process at a time migrates."""
 
+_LONGEST = 3600.0
+"""Seconds that a step may take, or that another process may take for all of them."""
+
 # What is written with every entry is apart from what never changes, so that an
 # append rewrites a short row. No foreign keys: every append would lock for them.
 _V1 = """
@@ -73,7 +76,33 @@ CREATE TABLE gradstep_probe (written_at double precision NOT NULL);
 INSERT INTO gradstep_probe VALUES (0);
 """
 
-STEPS: tuple[str, ...] = (_V1,)
+_V2 = """
+ALTER TABLE gradstep_logs
+    ADD COLUMN seal bytea,  -- of the last entry; empty for an empty log
+    ADD COLUMN unsynced_in uuid,  -- the life of the server that has not synced all entries
+    ADD COLUMN unsynced bigint NOT NULL DEFAULT 0;  -- how many there are of those
+UPDATE gradstep_logs l SET seal = coalesce(
+    (SELECT e.seal FROM gradstep_entries e WHERE e.key = l.key AND e.seq = l.seq), ''
+);
+ALTER TABLE gradstep_logs ALTER COLUMN seal SET NOT NULL;
+
+-- An older gradstep that still runs would append without seals: it finds no log.
+ALTER TABLE gradstep_logs RENAME COLUMN updated_at TO moved_at;
+
+CREATE UNLOGGED TABLE gradstep_incarnation (  -- emptied by a crash of the server
+    id uuid NOT NULL,
+    one boolean PRIMARY KEY DEFAULT true CHECK (one)
+);
+
+CREATE INDEX gradstep_entries_by_kind ON gradstep_entries (key, kind, seq)
+    WHERE kind <> 'step';
+
+ALTER TABLE gradstep_snapshots ADD COLUMN base bigint;
+UPDATE gradstep_snapshots SET base = seq;
+ALTER TABLE gradstep_snapshots ALTER COLUMN base SET NOT NULL;
+"""
+
+STEPS: tuple[str, ...] = (_V1, _V2)
 """Step n leads from version n to version n + 1; an empty database has version 0."""
 
 
@@ -84,7 +113,7 @@ async def migrate(db: Connection) -> None:
         StoreUnavailable: a newer gradstep has made them.
     """
     async with db.transaction():
-        await db.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        await db.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=_LONGEST)
         version = await _version(db)
         if version > len(STEPS):
             raise StoreUnavailable(
@@ -92,7 +121,7 @@ async def migrate(db: Connection) -> None:
                 f"{len(STEPS)}; run a newer gradstep."
             )
         for step in STEPS[version:]:
-            await db.execute(step)
+            await db.execute(step, timeout=_LONGEST)
         if version < len(STEPS):
             await db.execute("UPDATE gradstep_schema SET version = $1", len(STEPS))
 

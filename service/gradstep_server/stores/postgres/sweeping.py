@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gradstep_server.stores.postgres.connections import Connection
+from collections.abc import Sequence
+
+from gradstep_server.stores.postgres.connections import Connection, Row, changed
 
 _ENTRIES = 256
 _BYTES = 64 * 2**20
@@ -36,38 +38,46 @@ WITH old AS (
 )
 DELETE FROM gradstep_chunks c USING old WHERE c.body = old.body
 """
-_SECOND_NEWEST = """
-SELECT seq FROM gradstep_snapshots WHERE key = $1 ORDER BY seq DESC LIMIT 1 OFFSET 1
+# The log's row is locked: no rewind is appended until what it may need is dropped.
+_KEPT = """
+SELECT l.trimmed, s.base, (
+    SELECT coalesce(max(seq), 0) FROM gradstep_entries WHERE key = $1 AND kind = 'rewind'
+)
+FROM gradstep_logs l JOIN gradstep_snapshots s USING (key)
+WHERE key = $1 AND s.seq = $2 FOR UPDATE OF l
 """
-_UNSWEPT = "SELECT key FROM gradstep_sessions WHERE deleted_at IS NOT NULL AND NOT swept LIMIT 100"
+_UNSWEPT = """
+SELECT key, id FROM gradstep_sessions
+WHERE deleted_at IS NOT NULL AND NOT swept AND key > $1 ORDER BY key LIMIT 100
+"""
 _ALL = 2**63 - 1
 
 
-async def trim(db: Connection, key: str) -> bool:
-    """Drop some of what is older than the second-newest snapshot.
+async def trim(db: Connection, key: str, oldest: int, rewound: int | None) -> bool:
+    """Drop some of what is older than the snapshot `oldest`, if that is kept.
 
     Returns:
         Whether there may be more to drop.
     """
-    oldest = await db.fetchval(_SECOND_NEWEST, key)
-    trimmed = await db.fetchval("SELECT trimmed FROM gradstep_logs WHERE key = $1", key)
-    if oldest is None or trimmed is None:
-        return False
-    await db.execute(_DROP_SNAPSHOTS, key, oldest)
-    status = await db.execute(_TRIM_ENTRIES, key, trimmed, oldest, _ENTRIES, _BYTES)
-    return status != "UPDATE 0"
+    async with db.transaction():
+        row = await db.fetchrow(_KEPT, key, oldest)
+        if row is None:
+            return False
+        trimmed, base, newest = row
+        if rewound not in {None, newest}:
+            return False
+        await db.execute(_DROP_SNAPSHOTS, key, oldest)
+        return changed(await db.execute(_TRIM_ENTRIES, key, trimmed, base, _ENTRIES, _BYTES))
 
 
 async def sweep(db: Connection, key: str) -> None:
     """Drop the log of a deleted session, a little at a time."""
     await db.execute(_DROP_SNAPSHOTS, key, _ALL)
-    while await db.execute(_SWEEP_ENTRIES, key, 0, _ALL, _ENTRIES, _BYTES) != "DELETE 0":
+    while changed(await db.execute(_SWEEP_ENTRIES, key, 0, _ALL, _ENTRIES, _BYTES)):
         pass
     await db.execute("UPDATE gradstep_sessions SET swept = true WHERE key = $1", key)
 
 
-async def sweep_all(db: Connection) -> None:
-    """Drop the logs of deleted sessions that a crash, or a failure, has left."""
-    while rows := await db.fetch(_UNSWEPT):
-        for (key,) in rows:
-            await sweep(db, key)
+async def unswept(db: Connection, after: str) -> Sequence[Row]:
+    """Return key and id of deleted sessions that a crash, or a failure, has left, by key."""
+    return await db.fetch(_UNSWEPT, after)

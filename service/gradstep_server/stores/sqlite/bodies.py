@@ -8,14 +8,15 @@ to is committed; what a crash leaves pending is swept.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Container
+from typing import Any, NamedTuple
 
 import apsw
 
 from gradstep_server.sessions.errors import SessionCorrupt, StoreUnavailable
 from gradstep_server.sessions.store import Body
 from gradstep_server.stores.bodies import in_chunks
-from gradstep_server.stores.sqlite.file import transaction
+from gradstep_server.stores.sqlite.transaction import transaction
 
 CHUNK = 2**20
 SPAN = 2**20
@@ -31,6 +32,8 @@ CREATE TABLE pending (base INTEGER PRIMARY KEY, writer INTEGER NOT NULL) STRICT;
 
 _INSERT = "INSERT INTO chunks (id, data) VALUES (?, ?)"
 
+Chunk = memoryview | bytearray
+
 
 class Staged(NamedTuple):
     """A body on its way into the file."""
@@ -38,27 +41,34 @@ class Staged(NamedTuple):
     base: int
     """Where its rows are, or `EMPTY`; for a body of one row, not decided yet."""
 
-    only: memoryview | bytearray | None
+    only: Chunk | None
     """The one row of a body that has one."""
 
 
 def stage(db: apsw.Connection, body: Body, size: int, writer: int) -> Staged:
-    """Write a long body in transactions of its own; keep a short one for `commit`.
-
-    What `writer` left pending is removed first: it writes one body at a time.
-    """
+    """Write a long body in transactions of its own; keep a short one for `commit`."""
     chunks = in_chunks(body, CHUNK)
     if size <= CHUNK:
         return Staged(EMPTY, next(chunks, None))
-    sweep(db, writer)
+    base = begin(db, next(chunks), writer)
+    for number, chunk in enumerate(chunks, start=1):
+        extend(db, base, number, chunk)
+    return Staged(base, None)
+
+
+def begin(db: apsw.Connection, chunk: Chunk, writer: int) -> int:
+    """Write the first row of a long body, pending; return the body's base."""
     with transaction(db, durable=False):
         base = _free_base(db)
         db.execute("INSERT INTO pending (base, writer) VALUES (?, ?)", (base, writer))
-        db.execute(_INSERT, (base, next(chunks)))
-    for number, chunk in enumerate(chunks, start=1):
-        with transaction(db, durable=False):
-            db.execute(_INSERT, (base + number, chunk))
-    return Staged(base, None)
+        db.execute(_INSERT, (base, chunk))
+    return base
+
+
+def extend(db: apsw.Connection, base: int, number: int, chunk: Chunk) -> None:
+    """Write row `number` of a long body that was begun; the first is 0."""
+    with transaction(db, durable=False):
+        db.execute(_INSERT, (base + number, chunk))
 
 
 def commit(db: apsw.Connection, staged: Staged, size: int) -> int:
@@ -74,19 +84,24 @@ def commit(db: apsw.Connection, staged: Staged, size: int) -> int:
     return staged.base
 
 
-def abandon(db: apsw.Connection, staged: Staged) -> None:
-    """Remove a long body that lost its place to another writer."""
-    if staged.base != EMPTY:
+def abandon(db: apsw.Connection, base: int) -> None:
+    """Remove a long body that is not to be committed."""
+    if base != EMPTY:
         with transaction(db, durable=False):
-            _forget(db, staged.base)
+            delete(db, base)
+            db.execute("DELETE FROM pending WHERE base = ?", (base,))
 
 
-def sweep(db: apsw.Connection, writer: int | None) -> None:
-    """Remove what is pending: of this writer or of all. None of them may be writing."""
-    query = "SELECT min(base) FROM pending WHERE writer = ?1 OR ?1 IS NULL"
-    while (base := db.execute(query, (writer,)).get) is not None:
-        with transaction(db, durable=False):
-            _forget(db, base)
+def sweep(db: apsw.Connection, writer: int | None, live: Container[int]) -> None:
+    """Remove what is pending: of this writer or of all, but for the bases in `live`.
+
+    None of the others may still be written.
+    """
+    query = "SELECT base FROM pending WHERE writer = ?1 OR ?1 IS NULL"
+    pending: list[Any] = db.execute(query, (writer,)).fetchall()
+    for (base,) in pending:
+        if base not in live:
+            abandon(db, base)
 
 
 def delete(db: apsw.Connection, base: int) -> None:
@@ -125,8 +140,3 @@ def _free_base(db: apsw.Connection) -> int:
 def _stored_size(db: apsw.Connection, base: int) -> int:
     query = "SELECT coalesce(sum(length(data)), 0) FROM chunks WHERE id >= ? AND id < ?"
     return int(db.execute(query, (base, base + SPAN)).get)
-
-
-def _forget(db: apsw.Connection, base: int) -> None:
-    delete(db, base)
-    db.execute("DELETE FROM pending WHERE base = ?", (base,))

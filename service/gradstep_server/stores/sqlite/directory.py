@@ -8,7 +8,7 @@ deleted, so a crash leaves at most a file that no row asks for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,15 +16,24 @@ from gradstep_server.sessions.errors import (
     IdTaken,
     SequenceTaken,
     SessionCorrupt,
+    StorageFull,
     StoreUnavailable,
     Unavailable,
 )
 from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot
 from gradstep_server.stores.sqlite.catalogue import Catalogue, Row
-from gradstep_server.stores.sqlite.log import FileMissing, LogFile, build_log
+from gradstep_server.stores.sqlite.file import FileMissing
+from gradstep_server.stores.sqlite.log import LogFile
 from gradstep_server.stores.sqlite.logs import OpenLogs
+from gradstep_server.stores.sqlite.reserve import Reserve
+from gradstep_server.stores.sqlite.snapshots import SnapshotDraft
+from gradstep_server.stores.sqlite.tables import build_log
 
 T = TypeVar("T")
+
+CATALOGUE = "catalogue.sqlite"
+SESSIONS = "sessions"
+"""What the catalogue and the folder of the session files are called."""
 
 _SCAN = 100
 
@@ -32,11 +41,16 @@ _SCAN = 100
 class SqliteDirectory:
     """All sessions of one directory. Its methods block."""
 
-    def __init__(self, path: Path, *, shared: bool, open_files: int) -> None:
+    def __init__(
+        self, path: Path, *, shared: bool, open_files: int, incarnation: str | None
+    ) -> None:
         self._path = path
         self._shared = shared
-        self._catalogue = Catalogue(path / "catalogue.sqlite", shared=shared)
-        self._logs = OpenLogs(path / "sessions", shared=shared, limit=open_files)
+        self._catalogue = Catalogue(path / CATALOGUE, shared=shared)
+        self._reserve = Reserve(path / "reserve")
+        self._logs = OpenLogs(
+            path / SESSIONS, shared=shared, limit=open_files, incarnation=incarnation
+        )
 
     def open(self) -> None:
         """Create what is missing and sweep what crashes left."""
@@ -45,10 +59,36 @@ class SqliteDirectory:
                 f"{self._path} holds sessions and no catalogue.sqlite; restore that file from a "
                 "backup, or choose another directory."
             )
+        try:
+            self._open()
+        except StorageFull:  # to read what is there takes a little space too
+            with self._reserve.lent():
+                self._open()
+        self._reserve.fill()
+
+    def _open(self) -> None:
         self._catalogue.build()
+        self._catalogue.verify()
         written = self._catalogue.written_keys()
         if not self._shared:
+            self._refuse_strangers(self._catalogue.keys())
             self._logs.sweep(written)
+
+    def _refuse_strangers(self, known: set[str]) -> None:
+        """Raise if there is a log that the catalogue has never heard of, and that was stepped.
+
+        A crash leaves at most the file of a session that was not created yet: of
+        one entry. Anything else belongs to another catalogue.
+        """
+        for key in self._logs.keys() - known:
+            with suppress(SessionCorrupt), self._logs.use(key) as log:
+                head = log.head()
+                if head is not None and head.seq > 1:
+                    raise StoreUnavailable(
+                        f"{log.path} holds a session that catalogue.sqlite does not know; restore "
+                        "the catalogue that belongs to it, or move that file away."
+                    )
+        self._logs.close()
 
     def close(self) -> None:
         """Close all files."""
@@ -100,12 +140,13 @@ class SqliteDirectory:
                 break
         return found[:limit]
 
-    def delete(self, header: Header, seq: int) -> None:
-        """Close the log, then mark the row, then remove the file; a retry goes on from there."""
-        if self._catalogue.begin_delete(header.key, seq):
-            self._ask(header.key, lambda log: log.close_log(seq), None)
-            self._catalogue.finish_delete(header.key)
-        self._logs.remove(header.key)
+    def delete(self, header: Header, seq: int | None) -> None:
+        """Delete the session if its log stands at `seq`, or wherever it stands."""
+        try:
+            self._delete(header, seq)
+        except StorageFull:
+            with self._reserve.lent():
+                self._delete(header, seq)
 
     def head(self, key: str) -> Head:
         """Return where the log stands."""
@@ -115,45 +156,88 @@ class SqliteDirectory:
             head = Head(0, 0, 0.0) if row is None else _empty(row.header)
         return head
 
-    def append(self, key: str, entry: Entry, body: Body) -> None:
-        """Add `entry` if the log stands right before it, else raise `SequenceTaken`."""
+    def append(self, key: str, entry: Entry, body: Body, after: bytes, *, synced: bool) -> bool:
+        """Add `entry` if the log stands right before it; return whether it is synced."""
         if not self._has_file(key):
-            self._start(key, entry)
+            self._start(key, entry, after)
 
-        def add(log: LogFile) -> bool:
-            log.append(entry, body)
-            return True
+        def add(log: LogFile) -> bool | None:
+            return log.append(entry, body, after, synced=synced)
 
-        if not self._ask(key, add, default=False):
+        try:
+            added = self._ask(key, add, None)
+        except SequenceTaken:
+            self._refuse_if_closed(key)
+            raise
+        if added is None:
             raise SequenceTaken(0)
+        return added
+
+    def sync(self, key: str) -> None:
+        """Put on disk what is not there yet."""
+        self._ask(key, LogFile.sync, None)
 
     def find(self, key: str, kind: str, n: int) -> Entry | None:
         """Return the newest entry of this kind and number."""
         return self._ask(key, lambda log: log.find(kind, n), None)
 
+    def newest(self, key: str, kind: str, upto: int) -> Entry | None:
+        """Return the last entry of this kind with ``seq <= upto``."""
+        return self._ask(key, lambda log: log.newest(kind, upto), None)
+
     def at(self, key: str, seq: int) -> Entry | None:
         """Return the entry at this place of the log."""
         return self._ask(key, lambda log: log.at(seq), None)
 
-    def history(self, key: str, kind: str, after: int, limit: int) -> Sequence[Entry]:
-        """Return entries of this kind with ``n > after``, by n."""
-        return self._ask(key, lambda log: log.history(kind, after, limit), ())
+    def history(self, key: str, kind: str, after: int, upto: int, limit: int) -> Sequence[Entry]:
+        """Return the newest entry of each n with ``after < n <= upto``, by n."""
+        return self._ask(key, lambda log: log.history(kind, after, upto, limit), ())
 
     def next(self, key: str, after: int) -> tuple[Entry, memoryview] | None:
         """Return the entry right behind `after` with its body, or None at the end."""
         return self._ask(key, lambda log: log.next(after), None)
 
-    def put_snapshot(self, key: str, snapshot: Snapshot, body: Body) -> None:
-        """Keep a snapshot, unless there is one of this `seq`."""
-        self._ask(key, lambda log: log.put_snapshot(snapshot, body), None)
+    @contextmanager
+    def snapshot_draft(self, key: str) -> Iterator[SnapshotDraft | None]:
+        """Lend a snapshot to be written; what is not committed in the block is removed.
 
-    def snapshot(self, key: str) -> tuple[Snapshot, memoryview] | None:
-        """Return the newest snapshot with its body."""
-        return self._ask(key, LogFile.snapshot, None)
+        None stands for one of a log that has no file.
+        """
+        if not self._has_file(key):
+            yield None
+            return
+        with self._logs.use(key) as log:  # held open: to open it anew sweeps what is pending
+            draft = log.draft_snapshot()
+            try:
+                yield draft
+            finally:
+                draft.abandon()
 
-    def trim(self, key: str) -> bool:
+    def snapshots(self, key: str) -> Sequence[tuple[int, int]]:
+        """Return `seq` and `base` of the snapshots that are kept, oldest first."""
+        return self._ask(key, LogFile.snapshots, ())
+
+    def snapshot(self, key: str, seq: int) -> tuple[Snapshot, memoryview] | None:
+        """Return the snapshot of this `seq` with its body."""
+        return self._ask(key, lambda log: log.snapshot(seq), None)
+
+    def trim(self, key: str, oldest: int, rewound: int | None) -> bool:
         """Drop some of what is old; return whether there may be more."""
-        return self._ask(key, LogFile.trim, default=False)
+        return self._ask(key, lambda log: log.trim(oldest, rewound), default=False)
+
+    def _delete(self, header: Header, seq: int | None) -> None:
+        """Close the log, then mark the row, then remove the file; a retry goes on from there.
+
+        Without `seq` the log is closed if that can be done: what decides is the row.
+        """
+        if self._catalogue.begin_delete(header.key, seq):
+            try:
+                self._ask(header.key, lambda log: log.close_log(seq), None)
+            except Unavailable:
+                if seq is not None:
+                    raise
+            self._catalogue.finish_delete(header.key)
+        self._logs.remove(header.key)
 
     def _ask(self, key: str, question: Callable[[LogFile], T], default: T) -> T:
         """Ask the log; one that is deleted or was never written answers `default`."""
@@ -179,15 +263,15 @@ class SqliteDirectory:
         try:
             build_log(self._logs.path(key), entry.body_size)
             with self._logs.use(key) as log:
-                log.append(entry, body)
+                log.append(entry, body, b"", synced=True)
         except BaseException:
             with suppress(Unavailable):
                 self._logs.remove(key)
             raise
 
-    def _start(self, key: str, entry: Entry) -> None:
+    def _start(self, key: str, entry: Entry, after: bytes) -> None:
         """Make the file of a session that was created without an entry."""
-        if entry.seq != 1 or self._catalogue.of_key(key) is None:
+        if entry.seq != 1 or after or self._catalogue.of_key(key) is None:
             raise SequenceTaken(0)
         build_log(self._logs.path(key), entry.body_size)
         if not self._catalogue.mark_written(key):
@@ -210,11 +294,24 @@ class SqliteDirectory:
         """Return whether the session is deleted, completing a delete that a crash cut off."""
         if row.header.deleted_at is not None:
             return True
-        if not row.closing or not self._ask(row.header.key, LogFile.is_closed, default=True):
+        if not row.closing or not self._is_closed(row.header.key):
             return False
         self._catalogue.finish_delete(row.header.key)
         self._logs.remove(row.header.key)
         return True
+
+    def _refuse_if_closed(self, key: str) -> None:
+        """Raise if a log takes no entries, and no delete of its session was ever begun."""
+        if self._ask(key, LogFile.is_closed, default=False):
+            row = self._catalogue.of_key(key)
+            if row is not None and not row.closing:
+                raise SessionCorrupt("The session file is damaged on disk: it says it is closed.")
+
+    def _is_closed(self, key: str) -> bool:
+        try:
+            return self._ask(key, LogFile.is_closed, default=True)
+        except SessionCorrupt:  # whoever asks the log for more is told
+            return False
 
 
 def _empty(header: Header) -> Head:

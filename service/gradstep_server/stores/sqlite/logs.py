@@ -11,10 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradstep_server.stores.sqlite.file import unlink
+from gradstep_server.stores.sqlite.disk import unlink
 from gradstep_server.stores.sqlite.log import LogFile
 
 _SUFFIX = ".sqlite"
+_KEY = "[0-9a-f]{2,64}"
+
+
+def path_of(folder: Path, key: str) -> Path:
+    """Return where the file of this key is, in one of 256 folders."""
+    if not re.fullmatch(_KEY, key):
+        raise ValueError(f"{key!r} is no key of a log")
+    return folder / key[:2] / f"{key}{_SUFFIX}"
 
 
 @dataclass(slots=True)
@@ -26,19 +34,18 @@ class _Held:
 class OpenLogs:
     """Lends session files by key, and closes idle ones beyond a limit."""
 
-    def __init__(self, folder: Path, *, shared: bool, limit: int) -> None:
+    def __init__(self, folder: Path, *, shared: bool, limit: int, incarnation: str | None) -> None:
         self._folder = folder
         self._shared = shared
+        self._incarnation = incarnation
         self._writer = secrets.randbits(62)
         self._limit = limit
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
 
     def path(self, key: str) -> Path:
-        """Return where the file of this key is, in one of 256 folders."""
-        if not re.fullmatch("[0-9a-f]{2,64}", key):
-            raise ValueError(f"{key!r} is no key of a log")
-        return self._folder / key[:2] / f"{key}{_SUFFIX}"
+        """Return where the file of this key is."""
+        return path_of(self._folder, key)
 
     def holds(self, key: str) -> bool:
         """Return whether the file is open, or was when it was last used."""
@@ -80,6 +87,11 @@ class OpenLogs:
             if path.name.removesuffix("-wal").removesuffix("-shm") not in names:
                 unlink(path)
 
+    def keys(self) -> set[str]:
+        """Return the keys of all session files."""
+        found = (path.stem for path in self._folder.glob(f"??/*{_SUFFIX}"))
+        return {key for key in found if re.fullmatch(_KEY, key)}
+
     def is_empty(self) -> bool:
         """Return whether there is no session file at all."""
         return next(self._folder.glob(f"??/*{_SUFFIX}"), None) is None
@@ -92,7 +104,12 @@ class OpenLogs:
             self._held.clear()
 
     def _log(self, key: str) -> LogFile:
-        return LogFile(self.path(key), writer=self._writer, shared=self._shared)
+        return LogFile(
+            self.path(key),
+            writer=self._writer,
+            shared=self._shared,
+            incarnation=self._incarnation,
+        )
 
     def _take_surplus(self) -> list[LogFile]:
         """Take idle files out, oldest first, until no more than the limit are held."""

@@ -1,0 +1,65 @@
+"""Dropping what a log no longer needs, a little in each transaction."""
+
+from __future__ import annotations
+
+import apsw
+
+from gradstep_server.stores.sqlite import bodies, snapshots, tables
+from gradstep_server.stores.sqlite.transaction import transaction
+
+_ENTRIES = 256
+_BYTES = 64 * 2**20
+"""What one transaction drops at most; an entry that is longer goes by itself."""
+
+
+def trim(db: apsw.Connection, oldest: int, rewound: int | None) -> bool:
+    """Drop some of what is older than the snapshot `oldest`, if that is kept.
+
+    All is read within the transaction: what another process has dropped since
+    may be another body's place by now.
+
+    Returns:
+        Whether there may be more to drop.
+    """
+    with transaction(db, durable=False):
+        base = snapshots.base_of(db, oldest)
+        if base is None or rewound not in {None, _rewound(db)}:
+            return False
+        return _drop_snapshot(db, oldest) or _drop_bodies(db, base)
+
+
+def trimmed(db: apsw.Connection) -> int:
+    """Return the last entry whose body is gone."""
+    return int(db.execute("SELECT trimmed FROM log").get)
+
+
+def _rewound(db: apsw.Connection) -> int:
+    query = "SELECT max(seq) FROM entries WHERE kind <> 'step' AND kind = 'rewind'"
+    return db.execute(query).get or 0
+
+
+def _drop_snapshot(db: apsw.Connection, oldest: int) -> bool:
+    """Drop one snapshot from before `oldest`; return whether there was one."""
+    query = "SELECT seq, body FROM snapshots WHERE seq < ? LIMIT 1"
+    row = db.execute(query, (oldest,)).fetchone()
+    if row is None:
+        return False
+    seq, body = row
+    bodies.delete(db, body)
+    db.execute("DELETE FROM snapshots WHERE seq = ?", (seq,))
+    return True
+
+
+def _drop_bodies(db: apsw.Connection, upto: int) -> bool:
+    """Drop the next few bodies of entries up to `upto`; return whether there were any."""
+    done = 0
+    dropped = 0
+    for row in db.execute(tables.BETWEEN, (trimmed(db), upto, _ENTRIES)).fetchall():
+        entry, base = tables.located(row)
+        bodies.delete(db, base)
+        done, dropped = entry.seq, dropped + entry.body_size
+        if dropped >= _BYTES:
+            break
+    if done:
+        db.execute("UPDATE log SET trimmed = ?", (done,))
+    return bool(done)
