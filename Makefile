@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := service clients/python tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test docker-test check format lint types generated openapi clean
+.PHONY: help install serve demo test docker-test crash check format lint types generated openapi clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -36,6 +36,9 @@ test: $(VENV)/everything ## Run all tests
 
 docker-test: $(VENV)/everything ## Build the image and run it, wherever there is a Docker engine
 	$(BIN)/python -m pytest -m docker -s tests/docker
+
+crash: $(VENV)/everything ## Break the service in every way for about an hour, and write down what came of it
+	PYTHONPATH=tests $(BIN)/python -m crash.programme --write
 
 check: $(VENV)/everything lint types generated ## Format, lint, types, layers, generated files, tests
 	$(BIN)/python -m pytest

@@ -1,0 +1,26 @@
+"""Every experiment, at a small scale: the promises are kept, and the experiments run."""
+
+from __future__ import annotations
+
+import pytest
+from crash.programme import EXPERIMENTS
+
+SCALES = {
+    "damage": 0.02,
+    "duplicates": 0.01,
+    "kills": 0.02,
+    "machine": 0.02,
+    "power": 0.02,
+    "racers": 0.01,
+    "syscalls": 0.02,
+    "workers": 0.1,
+}
+"""The others have one cycle of each kind, whatever the scale."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_promises_are_kept(name: str) -> None:
+    findings = EXPERIMENTS[name](SCALES.get(name, 0.01), lambda _done, _total: None)
+    assert findings
+    assert all(finding.found and finding.did for finding in findings)

@@ -1,0 +1,233 @@
+"""What a session must be: its branch, step by step, kept beside the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from state_machine.drawn import SHAPES, Sent
+from state_machine.oracle import StateFile, rate
+
+RECEIPT = ("applied", "clipped", "grad_norm", "loss", "lr", "next_lr", "step")
+"""What a receipt says of its step, whenever it is asked for."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A session right after one entry of its log."""
+
+    config: Mapping[str, Any]
+    step: int = 0
+    epoch: int = 0
+    origin: int = 0
+    """The step (or epoch) at which the schedule began."""
+
+    metrics: tuple[float | None, ...] = ()
+    """Of the epochs that were ended here, the last one's last."""
+
+    file: StateFile | None = None
+    """The whole state, once there are parameters."""
+
+    def loaded(self) -> StateFile:
+        """Return the state of a session that has parameters."""
+        assert self.file is not None
+        return self.file
+
+    @property
+    def dtype(self) -> str:
+        """The session's dtype."""
+        dtype: str = self.config["dtype"]
+        return dtype
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The hyperparameters of each group, group 0 first."""
+        base = self.config["optimizer"]
+        members = (
+            {k: v for k, v in g.items() if k != "match"} for g in self.config["param_groups"]
+        )
+        return [base, *({**base, **overrides} for overrides in members)]
+
+    def group_of(self, name: str) -> int:
+        """Return the group of a tensor."""
+        matched = (
+            i
+            for i, group in enumerate(self.config["param_groups"], start=1)
+            if any(fnmatchcase(name, pattern) for pattern in group["match"])
+        )
+        return next(matched, 0)
+
+    @property
+    def members(self) -> list[list[str]]:
+        """The tensors of each group."""
+        names = [] if self.file is None else sorted(SHAPES)
+        return [[n for n in names if self.group_of(n) == i] for i in range(len(self.groups))]
+
+    @property
+    def clock(self) -> int:
+        """The schedule's own step of the next optimizer step."""
+        return self._counted - self.origin
+
+    @property
+    def bases(self) -> list[float]:
+        """The base rate of each group."""
+        return [group["lr"] for group in self.groups]
+
+    def rates(self) -> list[float]:
+        """Return torch's rate of each group in the next step."""
+        scheduler = self.config["scheduler"]
+        return [rate(scheduler, base, self.clock) for base in self.bases]
+
+    @property
+    def plan(self) -> tuple[Any, ...]:
+        """What decides the rates of the next steps."""
+        return self.config["scheduler"], self.origin, self.bases
+
+    def accepts(self, change: Mapping[str, Any]) -> bool:
+        """Whether the configuration can be changed so."""
+        changed = self.changed(change).config["optimizer"]
+        old = self.config["optimizer"]
+        if changed.keys() != old.keys() or changed["weight_decay"] < 0:
+            return False
+        if (
+            self.file is not None
+            and self.file.stepped
+            and changed.get("amsgrad") != old.get("amsgrad")
+        ):
+            return False
+        held_back = changed.get("momentum") == 0 or changed.get("dampening") != 0
+        return not (changed.get("nesterov") and held_back)
+
+    def changed(self, change: Mapping[str, Any]) -> Moment:
+        """Return the session with another configuration."""
+        rest = {key: value for key, value in change.items() if key not in {"lr", "optimizer"}}
+        optimizer = {**self.config["optimizer"], **change.get("optimizer", {})}
+        optimizer |= {"lr": change["lr"]} if "lr" in change else {}
+        config = {**self.config, **rest, "optimizer": optimizer}
+        return replace(
+            self, config=config, origin=self._counted if "scheduler" in rest else self.origin
+        )
+
+    def stepped(self, file: StateFile) -> Moment:
+        """Return the session after a step that made this of its state."""
+        return replace(self, step=self.step + 1, file=file)
+
+    def ended(self, metric: float | None) -> Moment:
+        """Return the session after an epoch ended."""
+        return replace(self, epoch=self.epoch + 1, metrics=(*self.metrics, metric))
+
+    @property
+    def _counted(self) -> int:
+        return self.epoch if self.config["schedule_on"] == "epoch" else self.step
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step of the branch: what was sent, and what was answered."""
+
+    sent: Sent
+    receipt: Mapping[str, Any]
+
+
+@dataclass
+class Model:
+    """One session."""
+
+    id: str
+    now: Moment
+    seq: int = 0
+    generation: int = 1
+    forked_from: Mapping[str, Any] | None = None
+    first: int = 0
+    """The position that it began with."""
+
+    past: dict[int, Moment] = field(default_factory=dict)
+    """What it was right after each step of the branch."""
+
+    taken: dict[int, Taken] = field(default_factory=dict)
+    """The steps of the branch that were taken here."""
+
+    horizon: int = 0
+    """The last step that may have been made the oldest one: later ones are retained."""
+
+    oldest: int = 0
+    """The oldest step when it was last looked at."""
+
+    unsynced: bool = False
+    """Whether the log may end with entries that are not synced."""
+
+    previewed: tuple[tuple[Any, ...], dict[int, list[float]]] = ((), {})
+    """A plan, and the rates that the service has said it will use under it, by t."""
+
+    last_rewind: tuple[str, int] | None = None
+    """The ETag before the last rewind, and the step that it led to."""
+
+    @property
+    def path(self) -> str:
+        """The session's address."""
+        return f"/v1/sessions/{self.id}"
+
+    @property
+    def etag(self) -> str:
+        """The session's ETag."""
+        return f'"{self.generation}-{self.seq}"'
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether steps are acknowledged before they are synced."""
+        return bool(self.now.config["durability"] == "relaxed")
+
+    def begin(self, file: StateFile) -> None:
+        """Note the state that the session began with, as its next entry."""
+        facts = file.facts
+        self.now = replace(
+            self.now, file=file, step=facts["step"], epoch=facts["epoch"], origin=facts["origin"]
+        )
+        self.first = self.now.step
+        self.past = {self.first: self.now}
+        self.horizon = self.oldest = self.first
+        self._logged(synced=True)
+
+    def step(self, sent: Sent, receipt: Mapping[str, Any], file: StateFile) -> None:
+        """Note a step."""
+        self.now = self.now.stepped(file)
+        self.past[self.now.step] = self.now
+        self.taken[self.now.step] = Taken(sent, {key: receipt[key] for key in RECEIPT})
+        self._logged(synced=not self.relaxed)
+
+    def end_epoch(self, metric: float | None, file: StateFile | None) -> None:
+        """Note the end of an epoch."""
+        self.now = replace(self.now.ended(metric), file=file)
+        self._logged(synced=not self.relaxed)
+
+    def change(self, change: Mapping[str, Any], file: StateFile | None) -> None:
+        """Note a change of the configuration."""
+        self.now = replace(self.now.changed(change), file=file)
+        self._logged(synced=True)
+
+    def rewind(self, step: int) -> None:
+        """Note that the session went back."""
+        self.last_rewind = self.etag, step
+        self.now = self.past[step]
+        for gone in [n for n in self.past if n > step]:
+            del self.past[gone]
+            del self.taken[gone]
+        self.generation += 1
+        self.horizon = min(self.horizon, step)
+        self._logged(synced=True)
+
+    def recover(self) -> None:
+        """Note that the session began a generation behind a possible loss."""
+        self.generation += 1
+        self._logged(synced=True)
+
+    def _logged(self, *, synced: bool) -> None:
+        self.seq += 1
+        self.unsynced = not synced
+        retain = self.now.config["retain"]
+        if retain == "none":
+            self.horizon = self.now.step
+        elif retain != "all":
+            self.horizon = max(self.horizon, self.now.step - retain)
