@@ -63,6 +63,8 @@ class Connection:
         self, method: str, path: str, content: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
         """Send a request. The answer has to be received before the next one is sent."""
+        if self._http.sock is not None and self.answered(0):
+            self._http.close()  # it was idle for so long that the server has let go of it
         self._http.request(method, path, content, dict(headers or {}))
 
     def answered(self, within: float) -> bool:
