@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pty
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,8 @@ from server_process import COMMAND
 
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.web.access import TENANT
+
+RELEASED = Path(__file__).parents[1] / "stores" / "released"
 
 
 def test_verify_has_a_line_for_each_session(any_store: str) -> None:
@@ -91,6 +94,25 @@ def test_verify_runs_beside_replicas_on_postgres(postgres: PostgresServer) -> No
         await walk(sessions, "a", 8, 8)
 
     on(address, meanwhile)
+
+
+@pytest.mark.parametrize(
+    "version", [*RELEASED.glob("sqlite-v*/data")], ids=lambda at: at.parent.name
+)
+def test_verify_passes_what_released_versions_have_left(version: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(version, tmp_path / "data")
+    said = lines(command("verify", "--store", f"sqlite:///{copy}"))
+    assert len(said) >= 3
+    assert all(": ok, " in line for line in said)
+
+
+@pytest.mark.parametrize("dump", [*RELEASED.glob("postgres-v*.sql")], ids=lambda dump: dump.name)
+def test_verify_passes_what_released_versions_have_left_in_postgres(
+    dump: Path, postgres: PostgresServer
+) -> None:
+    said = lines(command("verify", "--store", postgres.restored(dump)))
+    assert len(said) >= 3
+    assert all(": ok, " in line for line in said)
 
 
 def test_verify_of_a_store_without_sessions_finds_nothing_wrong(any_store: str) -> None:
