@@ -13,6 +13,7 @@ from lived_session import (
     ENTRIES,
     KEPT,
     REWINDS,
+    SETTINGS,
     TRIMMED,
     PieceByPiece,
     header_of,
@@ -22,10 +23,11 @@ from lived_session import (
     walk,
 )
 from session_runs import REF, created, live, opened
-from session_states import captured
+from session_states import captured, packed_all
 
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.sessions.store import Entry, Head
+from gradstep_server.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -183,6 +185,18 @@ async def test_a_sealed_snapshot_of_another_state_is_found(store: PieceByPiece) 
     assert await problems(store) == [
         f"the snapshot at entry {ENTRIES} is not what replay arrives at"
     ]
+
+
+async def test_a_log_of_another_session_is_found(store: PieceByPiece) -> None:
+    other = MemoryStore()
+    sessions = opened(other)
+    await sessions.create(REF, SETTINGS, packed_all({"w": [9.0] * 5, "b": 0.5, "c": [1.0, 2.0]}))
+    header = await header_of(store)
+    store._logs[header.key] = log_of(other)
+    expected = ["the log does not begin with what the session was created with"]
+    assert await problems(store) == expected
+    log_of(store).entries.clear()
+    assert await problems(store) == expected
 
 
 async def test_an_entry_of_another_session_is_found(store: PieceByPiece) -> None:

@@ -119,6 +119,9 @@ class _Verification:
         self._unmet: set[int] = set()
         """Snapshots that are not proven yet."""
 
+        self._created_with: str | None = None
+        """The digest of the first entry, where the session was created with one."""
+
         self._nbytes = 0
         self._state: State | None = None
         """What replay has arrived at; None where it cannot go on."""
@@ -147,6 +150,7 @@ class _Verification:
         except SessionCorrupt as damage:
             self._problem(damage)
         else:
+            self._created_with = orjson.loads(self._header.config)["params"]
             if way and not self._head.trimmed:
                 self._state = State.new(config, self._header.created_at)
         await self._read_trimmed()
@@ -267,6 +271,9 @@ class _Verification:
         elif (state.seq, state.step, state.seal) != (head.seq, head.step, head.seal):
             self._problem("the head of the log does not match its last entry")
         initial = await self._store.find(self._key, INIT, 0)
+        begins_with = None if initial is None else initial.digest.hex()
+        if self._created_with not in {None, begins_with}:
+            self._problem("the log does not begin with what the session was created with")
         if initial is not None and state is not None and seal(initial) == initial.seal:
             begin = orjson.loads(initial.record)["asked"]
             await self._are_found(STEP, begin["step"], state.step)
