@@ -1,4 +1,7 @@
-"""Every experiment, at a small scale: the promises are kept, and the experiments run."""
+"""Every experiment, at a small scale: the promises are kept, and the experiments run.
+
+The state machine has tests of its own, in `tests/e2e`, which draw the same every time.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ SCALES = {
     "damage": 0.02,
     "duplicates": 0.01,
     "kills": 0.02,
-    "machine": 0.02,
     "power": 0.02,
     "racers": 0.01,
     "syscalls": 0.02,
@@ -19,7 +21,7 @@ SCALES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "machine"])
 def test_the_promises_are_kept(name: str) -> None:
     findings = EXPERIMENTS[name](SCALES.get(name, 0.01), lambda _done, _total: None)
     assert findings
