@@ -173,3 +173,13 @@ async def test_what_is_trimmed_while_it_is_asked_for_is_gone_and_not_damaged(wha
     with pytest.raises(StepGone):
         await attempt
     assert (await step(sessions, 21)).receipt.position == 21
+
+
+async def test_a_damaged_rewind_does_not_lead_round_and_round() -> None:
+    store = SlowStore()
+    sessions = await created(store, steps=3)
+    await sessions.rewind(REF, 1, generation=None, version=None)
+    log = store._logs[sessions._hot._all[REF].loaded()[0].key]
+    log.entries[-1] = replace(log.entries[-1], n=5)
+    with pytest.raises(SessionCorrupt):
+        await asyncio.wait_for(opened(store).view(REF), 5)

@@ -177,6 +177,8 @@ class Timeline:
         the empty log.
         """
         while (rewind := await self._store.newest(key, REWIND, seq)) is not None:
+            if rewind.n >= rewind.seq:
+                raise SessionCorrupt(f"entry {rewind.seq} of the log goes back to none before it")
             yield rewind.seq, seq
             seq = rewind.n
         yield 0, seq
