@@ -170,13 +170,12 @@ async def test_an_append_that_is_cancelled_is_there_whole_or_not_at_all(
 
 
 async def test_a_frozen_replica_holds_up_no_other_for_long(
-    database: str, monkeypatch: pytest.MonkeyPatch
+    replicas: Replicas, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timeout = {"idle_in_transaction_session_timeout": "300ms"}
+    timeout = {"idle_in_transaction_session_timeout": "1s"}
     monkeypatch.setattr(connections, "_SETTINGS", {**connections._SETTINGS, **timeout})
-    frozen, other = PostgresStore(database), PostgresStore(database)
+    frozen, other = PostgresStore(database), replicas[0]
     await frozen.open()
-    await other.open()
     session = await started(other)
 
     async def freeze() -> None:
@@ -189,16 +188,14 @@ async def test_a_frozen_replica_holds_up_no_other_for_long(
 
     assert await replayed(frozen, session.key) == [(entry(1), b"")]
     await frozen.close()
-    await other.close()
 
 
 async def test_a_statement_that_takes_too_long_is_given_up(
-    database: str, monkeypatch: pytest.MonkeyPatch
+    replicas: Replicas, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "STATEMENT", 0.3)
-    impatient, holder = PostgresStore(database), PostgresStore(database)
+    monkeypatch.setattr(connections, "STATEMENT", 1.0)
+    impatient, holder = PostgresStore(database), replicas[0]
     await impatient.open()
-    await holder.open()
     session = await started(holder)
     async with holder._connections.use() as db, db.transaction():
         await db.execute("SELECT 1 FROM gradstep_logs FOR UPDATE")
@@ -208,7 +205,6 @@ async def test_a_statement_that_takes_too_long_is_given_up(
     await append(impatient, session.key, entry(1))
     assert await replayed(holder, session.key) == [(entry(1), b"")]
     await impatient.close()
-    await holder.close()
 
 
 def _failing(state: str) -> tuple[str, str]:

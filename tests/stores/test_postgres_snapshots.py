@@ -58,15 +58,15 @@ async def test_snapshots_under_way_leave_connections_to_all_else(
 
 
 async def test_a_snapshot_waits_for_its_pieces_longer_than_an_append_may(
-    database: str, monkeypatch: pytest.MonkeyPatch
+    replicas: Replicas, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timeout = {"idle_in_transaction_session_timeout": "200ms"}
+    timeout = {"idle_in_transaction_session_timeout": "1s"}
     monkeypatch.setattr(connections, "_SETTINGS", {**connections._SETTINGS, **timeout})
     store = PostgresStore(database)
     await store.open()
-    session, go_on = await started(store, steps=1), asyncio.Event()
+    session, go_on = await started(replicas[0], steps=1), asyncio.Event()
     task = asyncio.create_task(_begin(store, session.key, 1, go_on))
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(2)
     go_on.set()
     await task
 
