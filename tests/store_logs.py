@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import uuid
+
+import numpy as np
 
 from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot, Store
 
@@ -69,9 +70,9 @@ def snapshot(
 
 
 def random_body(seed: int, *sizes: int) -> list[memoryview]:
-    """Return random bytes in pieces of the given sizes."""
-    source = random.Random(seed)
-    return [memoryview(source.randbytes(size)) for size in sizes]
+    """Return random bytes in pieces of the given sizes, which may be above 256 MiB."""
+    source = np.random.default_rng(seed)
+    return [memoryview(source.bytes(size)) for size in sizes]
 
 
 def size_of(body: Body) -> int:
