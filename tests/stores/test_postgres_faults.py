@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+import uvloop
 from cutting_proxy import CuttingProxy
 from postgres_server import PostgresServer, execute
 from session_app import SGD, running
@@ -146,6 +147,28 @@ async def test_an_append_whose_answer_is_lost_is_there_whole_or_not_at_all(
     await direct.close()
     assert False in committed
     assert len(committed) < 12
+
+
+def test_a_body_that_is_being_sent_to_a_server_that_ends_is_not_waited_for(
+    database: str, postgres: PostgresServer
+) -> None:
+    async def send() -> None:
+        store = PostgresStore(database)
+        await store.open()
+        session = await started(store)
+        body = random_body(1, 64 * MIB)
+        sending = asyncio.create_task(append(store, session.key, entry(1, body), body))
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(postgres.stop_at_once)
+        done, _ = await asyncio.wait({sending}, timeout=connections.STATEMENT / 2)
+        assert done
+        with pytest.raises(StoreUnavailable):
+            await sending
+        await store.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # what the service runs on
+        runner.run(send())
+    postgres.start()
 
 
 @pytest.mark.parametrize(("size", "rounds", "longest"), [(10, 40, 0.002), (9 * MIB, 20, 0.15)])

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.stores.bodies import Chunks, check_count
-from gradstep_server.stores.postgres.connections import STATEMENT, Connection
+from gradstep_server.stores.postgres.connections import STATEMENT, Connection, while_connected
 
 CHUNK = 4 * 2**20
 _SLOWEST = 4 * 2**20
@@ -40,7 +40,9 @@ class BodyWriter:
         if chunks:
             rows = [(self._id, number, chunk) for number, chunk in enumerate(chunks, self._rows)]
             self._rows += len(rows)
-            await self._db.executemany(_ADD, rows, timeout=STATEMENT + len(rows) * CHUNK / _SLOWEST)
+            patience = STATEMENT + len(rows) * CHUNK / _SLOWEST
+            async with while_connected(self._db):
+                await self._db.executemany(_ADD, rows, timeout=patience)
 
 
 async def read(db: Connection, body: UUID | None, size: int, owner: str) -> memoryview:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Protocol
 
 import asyncpg
@@ -67,6 +67,14 @@ class Connection(Protocol):
 
     async def fetchval(self, query: str, *args: object) -> Any:  # noqa: ANN401 - what the query says
         """Return the first column of the first row, None if there is no row."""
+        ...
+
+    def add_termination_listener(self, callback: Callable[[object], None]) -> None:
+        """Have `callback` called when the connection is gone."""
+        ...
+
+    def remove_termination_listener(self, callback: Callable[[object], None]) -> None:
+        """Undo that."""
         ...
 
     def transaction(self, *, isolation: str | None = None, readonly: bool = False) -> Transaction:
@@ -135,6 +143,32 @@ class Connections:
         with translated(damaged):
             async with self._pool.acquire(timeout=wait) as db:
                 yield db
+
+
+@asynccontextmanager
+async def while_connected(db: Connection) -> AsyncIterator[None]:
+    """End the block with `ConnectionError` when the connection is gone.
+
+    Where the driver waits until it can send more of a long body, it does not
+    notice, and would wait for as long as the statement may take.
+    """
+    loop = asyncio.get_running_loop()
+    limit = asyncio.timeout(None)
+
+    def gone(_: object) -> None:
+        limit.reschedule(loop.time())
+
+    db.add_termination_listener(gone)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise ConnectionError("the connection is gone") from None
+        raise
+    finally:
+        with suppress(asyncpg.InterfaceError):  # where it is gone, it has left the pool
+            db.remove_termination_listener(gone)
 
 
 def changed(status: str) -> bool:
