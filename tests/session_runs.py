@@ -18,7 +18,7 @@ from gradstep_server.sessions.receipts import Stepped
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.stepping import Asked
-from gradstep_server.sessions.store import Body, Entry, Store
+from gradstep_server.sessions.store import Basis, Body, Entry, Store
 from gradstep_server.stores.memory import MemoryStore
 
 REF = ("alice", "s")
@@ -31,10 +31,17 @@ class SlowStore(MemoryStore):
     """A store that lets other tasks run in the middle of an append and of a delete."""
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         await asyncio.sleep(0)
-        done = await super().append(key, entry, body, after=after, synced=synced)
+        done = await super().append(key, entry, body, after=after, synced=synced, basis=basis)
         await asyncio.sleep(0)
         return done
 
@@ -58,12 +65,19 @@ class BreakingStore(MemoryStore):
         self.breaks = ""
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         breaks, self.breaks = self.breaks, ""
         if breaks == "before":
             raise StoreUnavailable("the disk went away")
-        done = await super().append(key, entry, body, after=after, synced=synced)
+        done = await super().append(key, entry, body, after=after, synced=synced, basis=basis)
         if breaks == "after":
             raise StoreUnavailable("the connection went away")
         if breaks == "never answers":

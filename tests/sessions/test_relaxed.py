@@ -10,7 +10,7 @@ from session_runs import ADAM, REF, created, held, live, opened, step
 from gradstep_server.sessions import background
 from gradstep_server.sessions.config import ConfigPatch
 from gradstep_server.sessions.errors import GenerationMismatch, StoreUnavailable
-from gradstep_server.sessions.store import Body, Entry, Head
+from gradstep_server.sessions.store import Basis, Body, Entry, Head
 from gradstep_server.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -31,9 +31,16 @@ class LosingStore(MemoryStore):
         """The last entry that is synced."""
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
-        await super().append(key, entry, body, after=after)
+        await super().append(key, entry, body, after=after, basis=basis)
         durable = synced or not self.unsynced
         self.unsynced = not synced
         if synced:
@@ -179,11 +186,18 @@ class BrokenRecovery(LosingStore):
     breaks = False
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         if self.breaks:
             raise StoreUnavailable("the disk went away")
-        return await super().append(key, entry, body, after=after, synced=synced)
+        return await super().append(key, entry, body, after=after, synced=synced, basis=basis)
 
 
 async def test_a_session_is_not_served_before_its_loss_is_on_record() -> None:

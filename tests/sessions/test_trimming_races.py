@@ -17,7 +17,7 @@ from gradstep_server.sessions.digests import canonical, snapshot_seal
 from gradstep_server.sessions.entries import REWIND
 from gradstep_server.sessions.errors import SessionCorrupt, StepGone
 from gradstep_server.sessions.service import Sessions
-from gradstep_server.sessions.store import Body, Entry, Store
+from gradstep_server.sessions.store import Basis, Body, Entry, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -58,14 +58,21 @@ class BusyStore(SharedStore):
     meanwhile: Callable[[], Awaitable[None]] | None = None
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         if entry.kind == REWIND and self.meanwhile is not None:
             await self.meanwhile()
-        return await super().append(key, entry, body, after=after, synced=synced)
+        return await super().append(key, entry, body, after=after, synced=synced, basis=basis)
 
 
-async def test_a_rewind_whose_past_another_process_drops_meanwhile_stays_loadable() -> None:
+async def test_a_rewind_whose_past_another_process_drops_meanwhile_is_refused() -> None:
     store = BusyStore()
     sessions = await created(store, policy=OFTEN, steps=9)
     await sessions.close()
@@ -76,8 +83,9 @@ async def test_a_rewind_whose_past_another_process_drops_meanwhile_stays_loadabl
         await store.trim(key, (await store.snapshots(key))[-1][0])
 
     store.meanwhile = trim
-    view = await sessions.rewind(REF, oldest, generation=None, version=None)
-    assert view.step == oldest
+    with pytest.raises(StepGone):
+        await sessions.rewind(REF, oldest, generation=None, version=None)
+    assert (await sessions.view(REF)).step == 9
     assert await is_whole(sessions, store)
 
 

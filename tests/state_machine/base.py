@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from state_machine.oracle import StateFile, same_rates
 
 from gradstep_server.sessions import background, snapshots
 from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.service import Sessions
 
 SESSIONS: Bundle[Model] = Bundle("sessions")
 MOST = 4
@@ -32,6 +34,9 @@ _OTHERS = 3
 _SNAPSHOT_STEPS = 2
 _PIECE = 2
 """Elements of a snapshot's piece, so that small tensors have several."""
+
+_SYNC_AFTER = 5.0
+"""Seconds until a relaxed step is synced, so that a machine often ends before that."""
 
 _PAUSE = 0.001
 """Seconds before each piece of a snapshot, so that requests come between them."""
@@ -65,6 +70,18 @@ class Tally:
             self.worst[dtype] = max(self.worst.get(dtype, 0.0), error)
 
 
+class Complaints(logging.Handler):
+    """What is logged as an error, from wherever: no request makes the service fail."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self.heard.append(self.format(record))
+
+
 class Ground(RuleBasedStateMachine):
     """A service and its model. Rules are in the classes that build on it."""
 
@@ -82,7 +99,11 @@ class Ground(RuleBasedStateMachine):
         self._read: set[str] = set()
         self._life = ExitStack()
         self._life.enter_context(patch.object(snapshots, "PIECE", _PIECE))
+        self._life.enter_context(patch.object(background, "SYNC_AFTER", _SYNC_AFTER))
         self._life.enter_context(patch.object(background, "offload", _slowly))
+        self.complaints = Complaints()
+        logging.getLogger().addHandler(self.complaints)
+        self._life.callback(logging.getLogger().removeHandler, self.complaints)
         self.folder = Path(self._life.enter_context(tempfile.TemporaryDirectory()))
         self._run = ExitStack()
         self.service = self._start()
@@ -114,6 +135,18 @@ class Ground(RuleBasedStateMachine):
         if method != "GET":
             self._read.discard(model.id)
         return self.send(method, f"{model.path}{address}", **options)
+
+    def rest(self) -> None:
+        """Wait for the snapshots that are being taken, and for what they trim."""
+        sessions: Sessions = self.service.app.state.services.sessions
+
+        async def finish() -> None:
+            tasks = sessions._background._tasks.items()
+            await asyncio.wait_for(
+                asyncio.gather(*(task for key, task in tasks if key[0] == "snapshot")), 60
+            )
+
+        self.service._portal.call(finish)
 
     def new_id(self) -> str:
         """Return an id that no session has had."""
@@ -155,6 +188,7 @@ class Ground(RuleBasedStateMachine):
                 self.look_at(model, fully=model is other)
         self._touched.clear()
         self._read.clear()
+        equal(self.complaints.heard, [], "what the service logs as errors")
 
     def look_at(self, model: Model, *, fully: bool = True) -> None:
         """Compare a session with its model; fully means what was just read, too."""

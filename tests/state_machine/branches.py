@@ -126,27 +126,26 @@ class Branches(Ground):
         durability: dict[str, Any],
     ) -> Model | MultipleResults[Model]:
         """Begin another session from a step that is kept, or from the present."""
-        changes = {**(change or {}), **durability}
-        k = None if share is None else pick(share, session.oldest, session.now.step)
-        body = {"id": self.new_id(), **({} if k is None else {"step": k}), **changes}
-        answer = self.ask(session, "POST", "/fork", json=body)
-        if k is not None and session.now.file is None:
-            refused(answer, 409, "params-missing")
+        body: dict[str, Any] = {"id": self.new_id(), **(change or {}), **durability}
+        if share is not None and session.now.file is None:
+            refused(self._fork(session, {**body, "step": 0}), 409, "params-missing")
             return multiple()
-        if k is not None and self._is_gone(session, k, answer):
-            return multiple()
-        moment = session.now if k is None else session.past[k]
+        moment = session.now
+        if share is not None:
+            body["step"] = k = self._kept(session, share)
+            moment = session.past[k]
+        changes = {key: value for key, value in body.items() if key not in {"id", "step"}}
         if not moment.accepts(changes):
-            refused(answer, 422, "invalid-config")
+            refused(self._fork(session, body), 422, "invalid-config")
             refused(self.send("GET", f"/v1/sessions/{body['id']}"), 404, "session-not-found")
-            return multiple()
+            body = {key: body[key] for key in ("id", "step") if key in body}
+            changes = {}
+        answer = self._fork(session, body)
         fork = self.keep(self._forked(session, moment, changes, body["id"]))
         self.compare(fork, answered(answer, 201), replayed=False)
         equal(answer.headers["Location"], fork.path, "the place of a fork")
-        again = answered(self.ask(session, "POST", "/fork", json=body), 200)
-        self.compare(fork, again, replayed=True)
-        other = self.ask(session, "POST", "/fork", json={**body, "name": "another"})
-        refused(other, 409, "session-conflict")
+        self.compare(fork, answered(self._fork(session, body), 200), replayed=True)
+        refused(self._fork(session, {**body, "name": "another"}), 409, "session-conflict")
         return fork
 
     @precondition(lambda self: len(self.models) < MOST)
@@ -155,10 +154,8 @@ class Branches(Ground):
         """Load the state of a step that is kept into a session of its own, bit for bit."""
         if session.now.file is None:
             return multiple()
-        k = pick(share, session.oldest, session.now.step)
+        k = self._kept(session, share)
         state = self.ask(session, "GET", "/state", params={"step": k})
-        if self._is_gone(session, k, state):
-            return multiple()
         moment = session.past[k]
         moved = self.keep(Model(self.new_id(), Moment(moment.config)))
         answered(self.ask(moved, "PUT", json=dict(moment.config)), 201)
@@ -173,6 +170,15 @@ class Branches(Ground):
 
     def _rewind(self, session: Model, k: int, **headers: str) -> httpx.Response:
         return self.ask(session, "POST", "/rewind", json={"step": k}, headers=headers)
+
+    def _fork(self, session: Model, body: dict[str, Any]) -> httpx.Response:
+        return self.ask(session, "POST", "/fork", json=body)
+
+    def _kept(self, session: Model, share: int) -> int:
+        """Return a step that will not be trimmed, as no step is taken meanwhile."""
+        self.rest()
+        self.look_at(session)
+        return pick(share, session.oldest, session.now.step)
 
     def _retry(self, session: Model, k: int, headers: dict[str, str]) -> None:
         again = self._rewind(session, k, **headers)

@@ -134,9 +134,8 @@ class Sent:
         """Return the options of httpx that send it as safetensors."""
         said: dict[str, Any] = {} if self.loss is None else {"loss": repr(self.loss)}
         if self.lr is not None:
-            rates = self.lr if isinstance(self.lr, list) else [self.lr]
-            said["lr"] = ",".join(map(repr, rates))
-        return {"content": file(self.gradients), "params": said, "headers": SAFETENSORS}
+            said["lr"] = repr(self.lr)
+        return {"content": file(self.gradients), "params": said, "headers": dict(SAFETENSORS)}
 
     def as_json(self) -> dict[str, Any]:
         """Return the options of httpx that send it as JSON."""

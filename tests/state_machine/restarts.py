@@ -75,6 +75,7 @@ def abandon(service: Service) -> None:
         assert isinstance(store, SqliteStore)
         logs = store._sessions._logs._held.values()
         for opened in (store._sessions._catalogue, *(held.log for held in logs)):
-            opened._drop()
+            with opened._lock:
+                opened._drop()
 
     service._portal.call(drop)

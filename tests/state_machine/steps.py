@@ -37,6 +37,11 @@ class Steps(Ground):
         """Take the next step."""
         self._next(session, self._sent(session, content), manner)
 
+    @rule(session=SESSIONS, content=CONTENTS)
+    def step_without_a_number(self, session: Model, content: Content) -> None:
+        """Take the next step, whichever it is."""
+        self._next(session, self._sent(session, content), _PLAIN, numbered=False)
+
     @rule(session=SESSIONS, content=CONTENTS, count=st.sampled_from([4, 8, 12]))
     def train(self, session: Model, content: Content, count: int) -> None:
         """Take several steps."""
@@ -55,6 +60,8 @@ class Steps(Ground):
         self._compare_receipt(session, n, receipt, replayed=True)
         if manner.answer != "receipt":
             same_params(answer, session.now, "what a replay answers")
+        told = answered(self.ask(session, "GET", f"/steps/{n}"), 200)
+        self._compare_receipt(session, n, told, replayed=True)
 
     @rule(session=SESSIONS, share=SHARES, content=CONTENTS)
     def resend_another(self, session: Model, share: int, content: Content) -> None:
@@ -170,21 +177,23 @@ class Steps(Ground):
         return content.sent(session.now.dtype, len(session.now.groups))
 
     def _put(self, session: Model, n: int, sent: Sent, manner: Manner) -> httpx.Response:
-        arrays = sent.gradients.values()
+        return self.ask(session, "PUT", f"/steps/{n}", **self._options(session, sent, manner))
+
+    def _options(self, session: Model, sent: Sent, manner: Manner) -> dict[str, Any]:
+        """Return the options of httpx that send a step in this manner."""
         master = "float64" if session.now.dtype == "F64" else "float32"
+        arrays = sent.gradients.values()
         plain = all(a.dtype.name == master and np.isfinite(a).all() for a in arrays)
         options = sent.as_json() if manner.as_json and plain else sent.as_file()
-        headers = {**options.get("headers", {})}
-        accept = "json" if manner.answer == "json" else "vnd.safetensors"
-        if manner.answer != "receipt":
-            headers["Accept"] = f"application/{accept}"
+        headers = options.setdefault("headers", {})
+        returned = "receipt" if manner.answer == "receipt" else "params"
+        if returned == "params":
+            media_type = "json" if manner.answer == "json" else "vnd.safetensors"
+            headers["Accept"] = f"application/{media_type}"
         if manner.fenced:
             headers["Gradstep-Generation"] = str(session.generation)
-        returned = "receipt" if manner.answer == "receipt" else "params"
-        options["params"] = {**options.get("params", {}), "return": returned}
-        if "json" in options:  # what stands in the body does not stand in the query
-            options["params"] = {"return": returned}
-        return self.ask(session, "PUT", f"/steps/{n}", **{**options, "headers": headers})
+        options.setdefault("params", {})["return"] = returned
+        return options
 
     def _receipt(self, answer: httpx.Response, manner: Manner, status: int) -> dict[str, Any]:
         if manner.answer != "file" or answer.status_code != status:
@@ -192,9 +201,12 @@ class Steps(Ground):
         receipt: dict[str, Any] = orjson.loads(read_file(answer.content)[1]["receipt"])
         return receipt
 
-    def _next(self, session: Model, sent: Sent, manner: Manner) -> None:
+    def _next(self, session: Model, sent: Sent, manner: Manner, *, numbered: bool = True) -> None:
         """Take the next step, if there are parameters."""
-        answer = self._put(session, session.now.step + 1, sent, manner)
+        method, address = "POST", "/steps"
+        if numbered:
+            method, address = "PUT", f"/steps/{session.now.step + 1}"
+        answer = self.ask(session, method, address, **self._options(session, sent, manner))
         if session.now.file is None:
             refused(answer, 409, "params-missing")
             return

@@ -14,13 +14,14 @@ from store_logs import (
     put_snapshot,
     random_body,
     replayed,
+    seal_of,
     snapshot,
     started,
     step_body,
 )
 
-from gradstep_server.sessions.errors import SessionCorrupt
-from gradstep_server.sessions.store import Store
+from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
+from gradstep_server.sessions.store import Basis, Store
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +75,7 @@ async def test_the_entries_of_a_trimmed_log_stay(store: Store) -> None:
     assert len(await store.history(session.key, "step", 0, 8, 100)) == 8
 
 
-async def test_a_trim_never_takes_back_what_an_earlier_one_dropped(store: Store) -> None:
+async def test_what_a_newer_snapshot_is_followed_by_is_not_trimmed(store: Store) -> None:
     session = await started(store, steps=8)
     await put_snapshot(store, session.key, snapshot(5))
     await put_snapshot(store, session.key, snapshot(7, base=3))
@@ -82,8 +83,86 @@ async def test_a_trim_never_takes_back_what_an_earlier_one_dropped(store: Store)
     await store.trim(session.key, 5)
     await store.trim(session.key, 7)
 
-    assert await store.head(session.key) == head(8, trimmed=5)
-    assert await replayed(store, session.key, after=5) == expected_log(6, 8)
+    assert await store.head(session.key) == head(8, trimmed=3)
+    assert await replayed(store, session.key, after=3) == expected_log(4, 8)
+
+
+async def test_a_snapshot_whose_followers_are_trimmed_is_not_kept(store: Store) -> None:
+    session = await started(store, steps=8)
+    body = random_body(1, 2 * MIB)
+    await put_snapshot(store, session.key, snapshot(6))
+    async with store.snapshot_writer(session.key) as late:
+        for piece in body:
+            await late.write(piece)
+        await store.trim(session.key, 6)
+        await late.commit(snapshot(8, body, base=5))
+
+    assert list(await store.snapshots(session.key)) == [(6, 6)]
+    await put_snapshot(store, session.key, snapshot(8, base=6))
+    await store.trim(session.key, 8)
+    assert await store.head(session.key) == head(8, trimmed=6)
+
+
+@pytest.mark.parametrize(
+    ("basis", "is_kept"),
+    [
+        (Basis(None, 0), False),
+        (Basis(None, 3), False),
+        (Basis(None, 4), True),
+        (Basis(2, 4), False),
+        (Basis(3, 4), False),
+        (Basis(6, 3), False),
+        (Basis(6, 4), True),
+        (Basis(7, 5), True),
+    ],
+)
+async def test_a_rewind_is_refused_where_its_basis_is_trimmed(
+    store: Store, basis: Basis, *, is_kept: bool
+) -> None:
+    session = await started(store, steps=8)
+    for kept in (snapshot(2), snapshot(6, base=4), snapshot(7, base=5)):
+        await put_snapshot(store, session.key, kept)
+    await store.trim(session.key, 6)
+    rewind = entry(9, kind="rewind", n=7)
+    if is_kept:
+        assert await store.append(session.key, rewind, (), after=seal_of(8), basis=basis)
+    else:
+        with pytest.raises(SequenceTaken):
+            await store.append(session.key, rewind, (), after=seal_of(8), basis=basis)
+
+    assert (await store.head(session.key)).seq == 8 + is_kept
+    with pytest.raises(SequenceTaken):  # the seal is looked at as ever
+        await store.append(session.key, entry(10 - (not is_kept)), (), after=b"", basis=basis)
+
+
+async def test_trims_and_rewinds_that_meet_lose_no_basis(writers: list[Store]) -> None:
+    session = await started(writers[0], steps=40)
+    for seq in (10, 20, 30, 40):
+        await put_snapshot(writers[0], session.key, snapshot(seq))
+
+    async def rewind() -> None:
+        for seq in range(41, 61):
+            going_back = entry(seq, kind="rewind", n=20)
+            await writers[0].append(
+                session.key, going_back, (), after=seal_of(seq - 1), basis=Basis(20, 20)
+            )
+            await writers[0].trim(session.key, 20, rewound=seq)
+
+    async def trim(store: Store) -> None:
+        for _ in range(20):
+            await store.trim(session.key, 30, rewound=0)
+
+    outcomes = await asyncio.gather(
+        rewind(), *(trim(store) for store in writers[1:]), return_exceptions=True
+    )
+
+    kept = [seq for seq, _ in await writers[0].snapshots(session.key)]
+    if outcomes[0] is None:
+        assert kept == [20, 30, 40]
+    else:
+        assert isinstance(outcomes[0], SequenceTaken)
+        assert kept == [30, 40]
+        assert (await writers[0].head(session.key)).seq == 40
 
 
 async def test_a_trimmed_log_goes_on(store: Store) -> None:

@@ -123,13 +123,17 @@ class Background:
             header, state = locked.loaded()
             capture = Capture.begin(state)
             before, locked.growth = locked.growth, Growth(self._clock())
-        if await self._captured(header, state, capture, hot.ref):
+        kept = False
+        try:
+            kept = await self._captured(header, state, capture, hot.ref)
+        finally:
+            if not kept:  # it is still due
+                hot.growth.log_bytes += before.log_bytes
+                hot.growth.steps += before.steps
+                hot.growth.since = before.since
+        if kept:
             async with self._hot.use(hot.ref) as locked:  # so that no rewind comes in between
                 await self._trim(*locked.loaded())
-        else:  # it is still due
-            hot.growth.log_bytes += before.log_bytes
-            hot.growth.steps += before.steps
-            hot.growth.since = before.since
 
     async def _captured(self, header: Header, state: State, capture: Capture, ref: Ref) -> bool:
         """Write a snapshot piece by piece; a step waits only for the piece being copied.
@@ -155,24 +159,6 @@ class Background:
                     return False
                 await writer.commit(capture.sealed(state))
         return True
-
-    async def secure(self, hot: Hot, past: int) -> None:
-        """Keep a snapshot of a session that went back, if what led there was dropped meanwhile.
-
-        Another process may have trimmed between the look at what is kept and the
-        rewind. It does not trim behind a rewind that it has not seen.
-        """
-        header, state = hot.loaded()
-        head = await self._store.head(header.key)
-        if await self._timeline.oldest(header.key, head) <= past:
-            return
-        capture = Capture.begin(state)
-        async with self._store.snapshot_writer(header.key) as writer:
-            for batch in pieces_of(state):
-                for part in capture.copy(state, batch) or ():
-                    await offload(len(part), capture.add, part)
-                    await writer.write(part)
-            await writer.commit(capture.sealed(state))
 
     async def _trim(self, header: Header, state: State) -> None:
         """Drop what the session's policy does not retain."""

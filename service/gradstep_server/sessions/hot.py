@@ -24,7 +24,7 @@ from gradstep_server.sessions.errors import (
     SessionNotFound,
 )
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Head, Header, Ref, Store
+from gradstep_server.sessions.store import Basis, Head, Header, Ref, Store
 from gradstep_server.sessions.timeline import Timeline
 from gradstep_server.sessions.transitions import advance
 
@@ -118,10 +118,10 @@ class HotSessions:
         """Rebuild what a session was after entry `seq`, beside what it is, for the block."""
         beside = (header.tenant, f"{header.id}@{secrets.token_hex(8)}")
         async with self.locked(beside) as hot:
-            state, _ = await self._timeline.rebuild(header, seq, None, partial(self.reserve, hot))
+            rebuilt = await self._timeline.rebuild(header, seq, None, partial(self.reserve, hot))
             try:
-                hot.state = state  # so that it counts
-                yield state
+                hot.state = rebuilt.state  # so that it counts
+                yield rebuilt.state
             finally:
                 hot.state = None
 
@@ -137,15 +137,17 @@ class HotSessions:
         elif self._store.shared:
             await self._look(hot)
 
-    async def go_back(self, hot: Hot, seq: int) -> None:
-        """Make a locked session what it was after entry `seq`.
+    async def go_back(self, hot: Hot, seq: int) -> Basis:
+        """Make a locked session what it was after entry `seq`; return what that relies on.
 
         Until the entry that says so is in the log, memory is not what the log
         says, and no one else may see it.
         """
         header = hot.loaded()[0]
         hot.state = None  # so that there is never room for two taken
-        hot.state, _ = await self._timeline.rebuild(header, seq, None, partial(self.reserve, hot))
+        rebuilt = await self._timeline.rebuild(header, seq, None, partial(self.reserve, hot))
+        hot.state = rebuilt.state
+        return rebuilt.basis
 
     async def _look(self, hot: Hot) -> None:
         """Replay what other processes have appended, or notice a deletion."""
@@ -231,12 +233,10 @@ class HotSessions:
         hot.state = None
         if start is None:
             hot.growth = Growth(self._clock())
-        state, replayed = await self._timeline.rebuild(
-            header, seq, start, partial(self.reserve, hot)
-        )
-        hot.growth.log_bytes += replayed
-        hot.header, hot.state = header, state
-        return state
+        rebuilt = await self._timeline.rebuild(header, seq, start, partial(self.reserve, hot))
+        hot.growth.log_bytes += rebuilt.replayed
+        hot.header, hot.state = header, rebuilt.state
+        return rebuilt.state
 
     def fill(self, hot: Hot, header: Header, state: State) -> None:
         """Keep the state of a session that was created just now."""

@@ -13,7 +13,7 @@ from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Entry, Header, Store
+from gradstep_server.sessions.store import Basis, Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
 from gradstep_server.sessions.transitions import advance
 
@@ -68,30 +68,31 @@ class Journal:
                 command.tensors,
                 self._clock(),
             )
+            basis = None
             if planned.past is not None:
-                await self._go_back(hot, command, planned.past)
-            if await self._commit(hot, entry, command.tensors, after):
-                if planned.past is not None and self._store.shared:
-                    await self._background.secure(hot, planned.past)
+                basis = await self._go_back(hot, command, planned.past)
+            if await self._commit(hot, entry, command.tensors, after, basis):
                 self._background.look_after(hot)
                 return entry, False
 
-    async def _go_back(self, hot: Hot, command: Command, past: int) -> None:
+    async def _go_back(self, hot: Hot, command: Command, past: int) -> Basis:
         """Make the session what it was after entry `past`, for what is committed next."""
         try:
-            await self._hot.go_back(hot, past)
+            return await self._hot.go_back(hot, past)
         except SessionCorrupt:
             await self._hot.catch_up(hot)
             await command.plan(*hot.loaded())  # which refuses what was trimmed just now
             raise
 
-    async def _commit(self, hot: Hot, entry: Entry, tensors: Tensors, after: bytes) -> bool:
-        """Append and apply; false, and caught up, if another writer was first."""
+    async def _commit(
+        self, hot: Hot, entry: Entry, tensors: Tensors, after: bytes, basis: Basis | None
+    ) -> bool:
+        """Append and apply; false, and caught up, if another process was first."""
         header, state = hot.loaded()
         relaxed = state.config.durability == "relaxed" and entry.kind in UNSYNCED
         try:
             synced = await self._store.append(
-                header.key, entry, body(tensors), after=after, synced=not relaxed
+                header.key, entry, body(tensors), after=after, synced=not relaxed, basis=basis
             )
             await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
         except SequenceTaken:

@@ -117,6 +117,17 @@ class Snapshot:
     body_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What the state was rebuilt from that a rewind goes back to."""
+
+    snapshot: int | None
+    """The `seq` of the snapshot, None if it was rebuilt from the log alone."""
+
+    after: int
+    """The entry behind which the bodies were replayed."""
+
+
 class SnapshotWriter(Protocol):
     """Takes the body of a snapshot piece by piece."""
 
@@ -125,7 +136,10 @@ class SnapshotWriter(Protocol):
         ...
 
     async def commit(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, durably. One of the same `seq` that is kept already stays."""
+        """Keep the snapshot, durably, unless what follows its `base` is trimmed already.
+
+        One of the same `seq` that is kept already stays.
+        """
         ...
 
 
@@ -214,7 +228,14 @@ class Store(Protocol):
         ...
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         """Add `entry` if the log stands at ``entry.seq - 1`` and that has the seal `after`.
 
@@ -225,6 +246,7 @@ class Store(Protocol):
             after: the seal of the last entry, empty for an empty log. Numbers
                 alone do not tell a log from one that lost its end and grew again.
             synced: whether to return only when everything up to this entry is synced.
+            basis: for a rewind, what it relies on.
 
         Returns:
             Whether it is: where `synced` is false the store decides. It syncs the
@@ -232,12 +254,12 @@ class Store(Protocol):
             lose its end, and may leave the others to `sync`.
 
         Raises:
-            SequenceTaken: the log stands elsewhere.
+            SequenceTaken: the log stands elsewhere, or the basis is not kept any more.
         """
         ...
 
     async def sync(self, key: str) -> None:
-        """Make everything that was appended durable: nothing of it is suspect any more."""
+        """Make everything that was appended durable. A log that is suspect stays so."""
         ...
 
     async def find(self, key: str, kind: str, n: int) -> Entry | None:
@@ -286,7 +308,8 @@ class Store(Protocol):
         With `rewound`, only as long as that is the log's newest rewind, 0 for none:
         another one may have gone back behind the snapshot.
 
-        Snapshots before it, and the bodies of the entries up to its `base`, are
-        dropped. Entries stay: their receipts and digests answer retries for ever.
+        Snapshots before it are dropped, and the bodies of the entries that neither
+        it nor a newer snapshot is followed by: those up to the lowest `base`.
+        Entries stay: their receipts and digests answer retries for ever.
         """
         ...

@@ -33,7 +33,7 @@ from gradstep_server.sessions.snapshots import (
     sizes_in,
 )
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Entry, Head, Header, Store
+from gradstep_server.sessions.store import Basis, Entry, Head, Header, Store
 from gradstep_server.sessions.transitions import replay
 
 _BYTES = 4
@@ -53,6 +53,23 @@ class Way:
     stretches: list[tuple[int, int]]
     """What to replay, in order: the entries behind the first number, up to the second."""
 
+    @property
+    def basis(self) -> Basis:
+        """What this way relies on."""
+        return Basis(self.snapshot, self.stretches[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """A state, and what it was rebuilt from."""
+
+    state: State
+
+    replayed: int
+    """Bytes of log that led to it."""
+
+    basis: Basis
+
 
 class Timeline:
     """Finds entries of a session's branch, and rebuilds the states after them."""
@@ -63,8 +80,8 @@ class Timeline:
 
     async def rebuild(
         self, header: Header, seq: int, start: State | None, reserve: Reserve
-    ) -> tuple[State, int]:
-        """Return the state after entry `seq`, and how many bytes of log led to it.
+    ) -> Rebuilt:
+        """Return the state after entry `seq`.
 
         Args:
             header: whose log.
@@ -98,7 +115,7 @@ class Timeline:
                     reserve(state.nbytes)
         if state.seq != seq:
             raise SessionCorrupt(f"the log ends at entry {state.seq}, entry {seq} is missing")
-        return state, replayed
+        return Rebuilt(state, replayed, way.basis)
 
     async def entry_of(self, header: Header, state: State, step: int) -> Entry:
         """Return the entry after which the session had taken `step` steps.

@@ -233,13 +233,13 @@ class _Verification:
             return
         arrived, self._state = await _digest(self._state), None
         try:
-            state, _ = await self._timeline.rebuild(self._header, seq, None, lambda _: None)
+            rebuilt = await self._timeline.rebuild(self._header, seq, None, lambda _: None)
         except (SessionCorrupt, *_UNUSABLE) as error:
             await self._not_overtaken(seq)
             self._problem(f"the snapshot at entry {seq} does not lead to a state: {error}")
             return
-        self._state = state
-        if arrived not in {None, await _digest(state)}:
+        self._state = rebuilt.state
+        if arrived not in {None, await _digest(rebuilt.state)}:
             self._problem(f"the snapshot at entry {seq} is not what replay arrives at")
 
     async def _is_proven(self, seq: int) -> bool:

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from time import time
 
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
-from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot, SnapshotWriter
+from gradstep_server.sessions.store import (
+    Basis,
+    Body,
+    Entry,
+    Head,
+    Header,
+    Snapshot,
+    SnapshotWriter,
+)
 from gradstep_server.stores.bodies import check_count, check_size
 
 
@@ -29,12 +37,18 @@ class _Log:
         last = self.entries[-1]
         return Head(last.seq, last.step, last.created_at, last.seal, self.trimmed)
 
-    def append(self, entry: Entry, body: bytes, after: bytes) -> None:
+    def append(self, entry: Entry, body: bytes, after: bytes, basis: Basis | None = None) -> None:
         head = self.head()
-        if entry.seq != head.seq + 1 or after != head.seal:
+        if (entry.seq, after) != (head.seq + 1, head.seal) or not self.keeps(basis):
             raise SequenceTaken(head.seq)
         self.entries.append(entry)
         self.bodies.append(body)
+
+    def keeps(self, basis: Basis | None) -> bool:
+        """Return whether nothing of it was trimmed."""
+        return basis is None or (
+            self.trimmed <= basis.after and basis.snapshot in {None, *self.snapshots}
+        )
 
     def latest(self, kind: str) -> Iterator[Entry]:
         """Yield the entries of this kind, the last one first."""
@@ -53,9 +67,10 @@ class _Writer:
         self._body += part
 
     async def commit(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, unless there is one of this `seq`."""
+        """Keep the snapshot, unless there is one of this `seq`, or it cannot be followed."""
         check_count(len(self._body), snapshot.body_size)
-        self._log.snapshots.setdefault(snapshot.seq, (snapshot, bytes(self._body)))
+        if self._log.trimmed <= snapshot.base:
+            self._log.snapshots.setdefault(snapshot.seq, (snapshot, bytes(self._body)))
 
 
 def _copied(body: Body, size: int) -> bytes:
@@ -134,11 +149,12 @@ class MemoryStore:
         *,
         after: bytes,
         synced: bool = True,  # noqa: ARG002 - there is nothing that an entry could be synced to
+        basis: Basis | None = None,
     ) -> bool:
         """Add `entry` if the log stands right before it."""
         if key not in self._logs:
             raise SequenceTaken(0)
-        self._logs[key].append(entry, _copied(body, entry.body_size), after)
+        self._logs[key].append(entry, _copied(body, entry.body_size), after, basis)
         return True
 
     async def sync(self, key: str) -> None:
@@ -197,13 +213,13 @@ class MemoryStore:
         return snapshot, memoryview(body)
 
     async def trim(self, key: str, oldest: int, *, rewound: int | None = None) -> None:
-        """Drop the snapshots before `oldest`, and the bodies up to its `base`."""
+        """Drop the snapshots before `oldest`, and the bodies that no other is followed by."""
         log = self._log(key)
         newest = next((entry.seq for entry in log.latest("rewind")), 0)
         if oldest not in log.snapshots or rewound not in {None, newest}:
             return
         log.snapshots = {seq: kept for seq, kept in log.snapshots.items() if seq >= oldest}
-        log.trimmed = max(log.trimmed, log.snapshots[oldest][0].base)
+        log.trimmed = max(log.trimmed, min(kept.base for kept, _ in log.snapshots.values()))
         log.bodies[: log.trimmed] = [b""] * log.trimmed
 
     def _log(self, key: str) -> _Log:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from gradstep_server.sessions.errors import SequenceTaken
-from gradstep_server.sessions.store import Body, Entry
+from gradstep_server.sessions.store import Basis, Body, Entry
 from gradstep_server.stores.bodies import check_size, in_chunks
-from gradstep_server.stores.postgres import bodies, incarnation, log
+from gradstep_server.stores.postgres import bodies, incarnation, log, snapshots
 from gradstep_server.stores.postgres.connections import Connection
 from gradstep_server.stores.postgres.incarnation import LOST, PRESENT
 
@@ -49,6 +49,7 @@ async def append(
     *,
     after: bytes,
     synced: bool = True,
+    basis: Basis | None = None,
     known: UUID | None = None,
 ) -> bool:
     """Add `entry` if the log stands right before it, and return whether it is synced.
@@ -65,13 +66,19 @@ async def append(
         after: the seal of the entry that the writer knows as the last.
         synced: whether it has to be synced. It is, too, if it is the first of a
             burst, or if the log is suspect, which it remains.
+        basis: for a rewind, what it relies on.
         known: the life of the server of which the writer knows that it may have
             taken the log's end.
 
     Raises:
-        SequenceTaken: the log stands elsewhere, or is suspect unbeknown to the writer.
+        SequenceTaken: the log stands elsewhere, the basis is not kept any more, or
+            the log is suspect unbeknown to the writer.
     """
     check_size(body, entry.body_size)
+    if basis is not None:
+        async with db.transaction():
+            await _lock(db, key, basis)
+            return await append(db, key, entry, body, after=after, synced=synced, known=known)
     if entry.body_size <= bodies.CHUNK:
         made = uuid4() if entry.body_size else None
         chunk = next(in_chunks(body, bodies.CHUNK), None)
@@ -85,6 +92,14 @@ async def append(
             await writer.write(piece)
         row = _row(key, entry, after, await writer.end(entry.body_size), None)
         return await _add(db, row, known, synced=synced)
+
+
+async def _lock(db: Connection, key: str, basis: Basis) -> None:
+    """Let nothing be trimmed until the transaction ends, or raise if something of the basis was."""
+    trimmed = await db.fetchval(log.LOCK, key)
+    lacks = basis.snapshot and not await snapshots.is_kept(db, key, basis.snapshot)
+    if trimmed is None or trimmed > basis.after or lacks:
+        raise _taken(await log.head(db, key))
 
 
 async def sync(db: Connection, key: str) -> None:

@@ -26,6 +26,9 @@ _INLINE = 64 * 1024
 HEAD = f"l.seq, l.step, l.moved_at, l.seal, l.trimmed, {LOST}"
 """What `standing` reads of a log `l`, in SQL."""
 
+LOCK = "SELECT trimmed FROM gradstep_logs WHERE key = $1 FOR UPDATE"
+"""Within a transaction, keep everyone else from moving and from trimming the log."""
+
 _HEAD = f"SELECT {HEAD} FROM gradstep_logs l WHERE key = $1"  # noqa: S608 - made of constants
 
 _FIELDS = "e.seq, kind, n, e.step, digest, record, e.seal, body_size, created_at, e.body"

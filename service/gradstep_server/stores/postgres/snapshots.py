@@ -16,13 +16,15 @@ _BRIEF = "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 
 _ADD = """
 INSERT INTO gradstep_snapshots (key, seq, base, record, seal, body_size, body)
-SELECT key, $2, $3, $4, $5, $6, $7 FROM gradstep_logs WHERE key = $1 FOR SHARE
+SELECT key, $2, $3, $4, $5, $6, $7 FROM gradstep_logs
+WHERE key = $1 AND trimmed <= $3 FOR SHARE
 ON CONFLICT (key, seq) DO NOTHING
 """
 _LIST = """
 SELECT s.seq, s.base FROM gradstep_logs JOIN gradstep_snapshots s USING (key)
 WHERE key = $1 ORDER BY s.seq
 """
+_IS_KEPT = "SELECT FROM gradstep_snapshots WHERE key = $1 AND seq = $2"
 _READ = """
 SELECT s.seq, s.base, s.record, s.seal, s.body_size, s.body
 FROM gradstep_logs JOIN gradstep_snapshots s USING (key) WHERE key = $1 AND s.seq = $2
@@ -44,7 +46,11 @@ class Writer:
         await self._body.write(part)
 
     async def commit(self, snapshot: Snapshot) -> None:
-        """Keep the snapshot, unless there is one of this `seq`, or no log any more."""
+        """Keep the snapshot.
+
+        It is not kept if there is one of this `seq`, if what follows it was trimmed,
+        or if there is no log any more.
+        """
         row = (
             snapshot.seq,
             snapshot.base,
@@ -76,6 +82,11 @@ async def writing(db: Connection, key: str) -> AsyncIterator[Writer]:
 async def kept(db: Connection, key: str) -> Sequence[tuple[int, int]]:
     """Return `seq` and `base` of the snapshots that are kept, oldest first."""
     return [(seq, base) for seq, base in await db.fetch(_LIST, key)]
+
+
+async def is_kept(db: Connection, key: str, seq: int) -> bool:
+    """Return whether there is a snapshot of this `seq`."""
+    return await db.fetchrow(_IS_KEPT, key, seq) is not None
 
 
 async def read(db: Connection, key: str, seq: int) -> tuple[Snapshot, memoryview] | None:

@@ -10,7 +10,15 @@ from time import time
 from uuid import UUID
 
 from gradstep_server.sessions.errors import StoreUnavailable, Unavailable
-from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot, SnapshotWriter
+from gradstep_server.sessions.store import (
+    Basis,
+    Body,
+    Entry,
+    Head,
+    Header,
+    Snapshot,
+    SnapshotWriter,
+)
 from gradstep_server.stores.postgres import (
     appending,
     catalogue,
@@ -126,13 +134,20 @@ class PostgresStore:
         return head
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         """Add `entry` if the log stands right before it, and return whether it is synced."""
         async with self._connections.use() as db:
             known = self._told.get(key)
             return await appending.append(
-                db, key, entry, body, after=after, synced=synced, known=known
+                db, key, entry, body, after=after, synced=synced, basis=basis, known=known
             )
 
     async def sync(self, key: str) -> None:

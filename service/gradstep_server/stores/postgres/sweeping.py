@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradstep_server.stores.postgres import log
 from gradstep_server.stores.postgres.connections import Connection, Row, changed
 
 _ENTRIES = 256
@@ -38,14 +39,11 @@ WITH old AS (
 )
 DELETE FROM gradstep_chunks c USING old WHERE c.body = old.body
 """
-# The log's row is locked: no rewind is appended until what it may need is dropped.
-_KEPT = """
-SELECT l.trimmed, s.base, (
-    SELECT coalesce(max(seq), 0) FROM gradstep_entries WHERE key = $1 AND kind = 'rewind'
-)
-FROM gradstep_logs l JOIN gradstep_snapshots s USING (key)
-WHERE key = $1 AND s.seq = $2 FOR UPDATE OF l
+_BASE = """
+SELECT min(base) FROM gradstep_snapshots
+WHERE key = $1 AND seq >= $2 HAVING bool_or(seq = $2)
 """
+_REWOUND = "SELECT max(seq) FROM gradstep_entries WHERE key = $1 AND kind = 'rewind'"
 _UNSWEPT = """
 SELECT key, id FROM gradstep_sessions
 WHERE deleted_at IS NOT NULL AND NOT swept AND key > $1 ORDER BY key LIMIT 100
@@ -60,11 +58,12 @@ async def trim(db: Connection, key: str, oldest: int, rewound: int | None) -> bo
         Whether there may be more to drop.
     """
     async with db.transaction():
-        row = await db.fetchrow(_KEPT, key, oldest)
-        if row is None:
+        # A statement of its own, so that the others see what those have done that held the lock.
+        trimmed = await db.fetchval(log.LOCK, key)
+        base = await db.fetchval(_BASE, key, oldest)
+        if trimmed is None or base is None:
             return False
-        trimmed, base, newest = row
-        if rewound not in {None, newest}:
+        if rewound not in {None, await db.fetchval(_REWOUND, key) or 0}:
             return False
         await db.execute(_DROP_SNAPSHOTS, key, oldest)
         return changed(await db.execute(_TRIM_ENTRIES, key, trimmed, base, _ENTRIES, _BYTES))

@@ -20,7 +20,7 @@ from gradstep_server.sessions.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot
+from gradstep_server.sessions.store import Basis, Body, Entry, Head, Header, Snapshot
 from gradstep_server.stores.sqlite.catalogue import Catalogue, Row
 from gradstep_server.stores.sqlite.file import FileMissing
 from gradstep_server.stores.sqlite.log import LogFile
@@ -156,13 +156,22 @@ class SqliteDirectory:
             head = Head(0, 0, 0.0) if row is None else _empty(row.header)
         return head
 
-    def append(self, key: str, entry: Entry, body: Body, after: bytes, *, synced: bool) -> bool:
+    def append(
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        after: bytes,
+        *,
+        synced: bool,
+        basis: Basis | None = None,
+    ) -> bool:
         """Add `entry` if the log stands right before it; return whether it is synced."""
         if not self._has_file(key):
             self._start(key, entry, after)
 
         def add(log: LogFile) -> bool | None:
-            return log.append(entry, body, after, synced=synced)
+            return log.append(entry, body, after, synced=synced, basis=basis)
 
         try:
             added = self._ask(key, add, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import apsw
 
 from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt, Unavailable
-from gradstep_server.sessions.store import Body, Entry, Head, Snapshot
+from gradstep_server.sessions.store import Basis, Body, Entry, Head, Snapshot
 from gradstep_server.stores.bodies import check_size
 from gradstep_server.stores.sqlite import bodies, snapshots, tables, trimming, unsynced
 from gradstep_server.stores.sqlite.file import FileMissing, SqliteFile
@@ -57,11 +57,19 @@ class LogFile(SqliteFile):
                 self.sync()
         super().close()
 
-    def append(self, entry: Entry, body: Body, after: bytes, *, synced: bool) -> bool:
+    def append(
+        self,
+        entry: Entry,
+        body: Body,
+        after: bytes,
+        *,
+        synced: bool,
+        basis: Basis | None = None,
+    ) -> bool:
         """Add `entry` if the log stands right before it; return whether it is synced.
 
         Raises:
-            SequenceTaken: the log stands elsewhere.
+            SequenceTaken: the log stands elsewhere, or the basis is not kept any more.
         """
         check_size(body, entry.body_size)
         with self.use() as db:
@@ -70,7 +78,7 @@ class LogFile(SqliteFile):
                 snapshots.sweep(db, self._writer, self._drafts)
             staged = bodies.stage(db, body, entry.body_size, self._writer)
             try:
-                return self._add(db, entry, staged, after, synced=synced)
+                return self._add(db, entry, staged, after, synced=synced, basis=basis)
             except SequenceTaken:
                 bodies.abandon(db, staged.base)
                 raise
@@ -149,7 +157,7 @@ class LogFile(SqliteFile):
             entry, base = tables.located(row)
             if entry.seq != after + 1:
                 raise SessionCorrupt(f"Entry {after + 1} is missing.")
-            if entry.seq <= trimming.trimmed(db):
+            if entry.seq <= tables.trimmed(db):
                 raise SessionCorrupt(f"Entry {entry.seq} cannot be replayed: its body was trimmed.")
             return entry, bodies.read(db, base, entry.body_size, f"entry {entry.seq}")
 
@@ -180,12 +188,15 @@ class LogFile(SqliteFile):
         after: bytes,
         *,
         synced: bool,
+        basis: Basis | None,
     ) -> bool:
         """Commit an entry whose body is staged; return whether it is synced."""
         while True:
             deferred = not synced and self._defers(db)
             with transaction(db, durable=not deferred):
                 _expect(db, entry.seq - 1, after)
+                if basis is not None and not trimming.keeps(db, basis):
+                    raise SequenceTaken(entry.seq - 1)
                 if deferred and not self._defers(db):
                     continue  # another process has synced the log since: this begins a burst
                 base = bodies.commit(db, staged, entry.body_size)

@@ -9,7 +9,7 @@ import apsw
 
 from gradstep_server.sessions.errors import Unavailable
 from gradstep_server.sessions.store import Snapshot
-from gradstep_server.stores.sqlite import bodies
+from gradstep_server.stores.sqlite import bodies, tables
 from gradstep_server.stores.sqlite.file import FileMissing
 from gradstep_server.stores.sqlite.transaction import transaction
 
@@ -56,18 +56,22 @@ class SnapshotDraft:
             self._rows += 1
 
     def commit(self, snapshot: Snapshot, rest: bodies.Chunk) -> None:
-        """Keep the snapshot, `rest` being the end of its body, unless there is one of its `seq`."""
+        """Keep the snapshot, `rest` being the end of its body.
+
+        It is not kept if there is one of its `seq`, or if what follows it was trimmed.
+        """
         if rest and self._rows:
             self.add(rest)
         staged = bodies.Staged(self.base, rest if rest and not self._rows else None)
         with suppress(FileMissing), self._use() as db:
             with transaction(db):
-                is_new = base_of(db, snapshot.seq) is None
-                if is_new:
+                is_of_use = tables.trimmed(db) <= snapshot.base
+                is_kept = is_of_use and base_of(db, snapshot.seq) is None
+                if is_kept:
                     body = bodies.commit(db, staged, snapshot.body_size)
                     row = (snapshot.seq, snapshot.record, snapshot.seal, snapshot.body_size, body)
                     db.execute(_ADD, (*row, snapshot.base))
-            if is_new:
+            if is_kept:
                 self.base = bodies.EMPTY
 
     def abandon(self) -> None:

@@ -8,7 +8,15 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from gradstep_server.sessions.errors import StoreUnavailable
-from gradstep_server.sessions.store import Body, Entry, Head, Header, Snapshot, SnapshotWriter
+from gradstep_server.sessions.store import (
+    Basis,
+    Body,
+    Entry,
+    Head,
+    Header,
+    Snapshot,
+    SnapshotWriter,
+)
 from gradstep_server.stores.bodies import Chunks, check_count
 from gradstep_server.stores.sqlite import bodies, unsynced
 from gradstep_server.stores.sqlite.directory import SqliteDirectory
@@ -126,11 +134,18 @@ class SqliteStore:
         return await self._threads.run(self._sessions.head, key)
 
     async def append(
-        self, key: str, entry: Entry, body: Body, *, after: bytes, synced: bool = True
+        self,
+        key: str,
+        entry: Entry,
+        body: Body,
+        *,
+        after: bytes,
+        synced: bool = True,
+        basis: Basis | None = None,
     ) -> bool:
         """Add `entry` if the log stands right before it; return whether it is synced."""
         return await self._threads.run(
-            self._sessions.append, key, entry, body, after, synced=synced
+            self._sessions.append, key, entry, body, after, synced=synced, basis=basis
         )
 
     async def sync(self, key: str) -> None:

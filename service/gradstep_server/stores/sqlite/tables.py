@@ -91,6 +91,11 @@ def build_log(path: Path, first_body_size: int) -> None:
     build(path, SCHEMA, 64 * 1024 if first_body_size >= _LARGE_BODY else 4 * 1024)
 
 
+def trimmed(db: apsw.Connection) -> int:
+    """Return the last entry whose body is gone."""
+    return int(db.execute("SELECT trimmed FROM log").get)
+
+
 def first(db: apsw.Connection, query: str, *bindings: str | int) -> Entry | None:
     """Return the first entry that a question finds."""
     row = db.execute(query, bindings).fetchone()

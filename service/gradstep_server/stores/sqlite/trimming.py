@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import apsw
 
+from gradstep_server.sessions.store import Basis
 from gradstep_server.stores.sqlite import bodies, snapshots, tables
 from gradstep_server.stores.sqlite.transaction import transaction
 
@@ -22,15 +23,16 @@ def trim(db: apsw.Connection, oldest: int, rewound: int | None) -> bool:
         Whether there may be more to drop.
     """
     with transaction(db, durable=False):
-        base = snapshots.base_of(db, oldest)
-        if base is None or rewound not in {None, _rewound(db)}:
+        bases = {seq: base for seq, base in snapshots.kept(db) if seq >= oldest}
+        if oldest not in bases or rewound not in {None, _rewound(db)}:
             return False
-        return _drop_snapshot(db, oldest) or _drop_bodies(db, base)
+        return _drop_snapshot(db, oldest) or _drop_bodies(db, min(bases.values()))
 
 
-def trimmed(db: apsw.Connection) -> int:
-    """Return the last entry whose body is gone."""
-    return int(db.execute("SELECT trimmed FROM log").get)
+def keeps(db: apsw.Connection, basis: Basis) -> bool:
+    """Return whether nothing was dropped of what a rewind relies on."""
+    kept = basis.snapshot is None or snapshots.base_of(db, basis.snapshot) is not None
+    return kept and tables.trimmed(db) <= basis.after
 
 
 def _rewound(db: apsw.Connection) -> int:
@@ -54,7 +56,7 @@ def _drop_bodies(db: apsw.Connection, upto: int) -> bool:
     """Drop the next few bodies of entries up to `upto`; return whether there were any."""
     done = 0
     dropped = 0
-    for row in db.execute(tables.BETWEEN, (trimmed(db), upto, _ENTRIES)).fetchall():
+    for row in db.execute(tables.BETWEEN, (tables.trimmed(db), upto, _ENTRIES)).fetchall():
         entry, base = tables.located(row)
         bodies.delete(db, base)
         done, dropped = entry.seq, dropped + entry.body_size
