@@ -152,6 +152,7 @@ HEADERS = [
     _sent("Accept: text/html", 406, "not-acceptable", "application/json", Accept="text/html"),
     _sent("generation 2", 409, "generation-mismatch", "generation 1", Gradstep_Generation="2"),
     _sent("generation x", *_INVALID, "/header/", Gradstep_Generation="x"),
+    _sent("generation 1.0", *_INVALID, "/header/", Gradstep_Generation="1.0"),
     Bad(
         "wrong If-Match",
         "PATCH",

@@ -43,7 +43,7 @@ ROWS = [
 OPERATIONS = [bad for bad in ROWS if bad.code not in {"not-found", "method-not-allowed"}]
 """Rows for an address and method that there are; the others belong to no operation."""
 
-SLOW = 1.0
+COSTLY = 1.0
 """Seconds that no refusal may take."""
 
 
@@ -68,16 +68,16 @@ def _everything(service: Service) -> tuple[Any, ...]:
 @pytest.mark.parametrize("bad", ROWS, ids=lambda bad: bad.name)
 def test_it_is_refused_by_name_and_changes_nothing(service: Service, bad: Bad) -> None:
     before = _everything(service)
-    began = time.perf_counter()
+    began = time.process_time()
     response = service.request(bad.method, bad.path, content=bad.body, headers=bad.headers)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     problem = Problem.model_validate(response.json())
     assert (response.status_code, problem.status, problem.code) == (bad.status,) * 2 + (bad.code,)
     assert response.headers["Content-Type"] == "application/problem+json"
     assert bad.says in f"{problem.pointer} {problem.detail}"
     assert problem.request_id == response.headers["X-Request-Id"] != ""
     assert _everything(service) == before
-    assert took < SLOW
+    assert took < COSTLY
 
 
 @pytest.mark.parametrize("bad", OPERATIONS, ids=lambda bad: bad.name)

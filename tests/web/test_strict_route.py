@@ -51,9 +51,12 @@ def test_declared_parameters_are_read_those_of_dependencies_too() -> None:
         ("/some?deep=1&Deep=2", "/query/Deep", "there are deep, return"),
         ("/none?x=", "/query/x", "there are none"),
         ("/none?a/b~", "/query/a~1b~0", "there are none"),
+        ("/some?deep=1&return=a&deep=1", "/query/deep", "2 times"),
     ],
 )
-def test_an_unknown_parameter_is_refused_by_name(path: str, pointer: str, says: str) -> None:
+def test_a_parameter_that_is_unknown_or_repeated_is_refused_by_name(
+    path: str, pointer: str, says: str
+) -> None:
     response = HTTP.get(path)
     assert response.status_code == 422
     assert response.json()["pointer"] == pointer

@@ -17,6 +17,7 @@ from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Ref
 from gradstep_server.web.session_models import SessionId
+from gradstep_server.web.strict_route import Decimal
 
 TENANT = "default"
 """The one tenant there is as long as there are no keys."""
@@ -80,7 +81,7 @@ async def _version(
 
 IfMatch = Annotated[Version | None, Depends(_version)]
 Generation = Annotated[
-    int | None,
+    Annotated[int, Decimal] | None,
     Header(
         alias="Gradstep-Generation",
         description="The generation that the client knows; another one is refused. Without "

@@ -13,6 +13,7 @@ from gradstep_server.sessions.config import ForkConfig
 from gradstep_server.sessions.errors import (
     GenerationMismatch,
     InvalidConfig,
+    InvalidTensors,
     PreconditionFailed,
     SessionConflict,
     SessionDeleted,
@@ -105,7 +106,7 @@ async def rewind_session(
     response_model=SessionAnswer,
     responses={
         **REPLAYED,
-        **responses(*_BACK_FAILS, InvalidConfig, SessionConflict, SessionDeleted),
+        **responses(*_BACK_FAILS, InvalidConfig, InvalidTensors, SessionConflict, SessionDeleted),
     },
 )
 async def fork_session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, ClassVar
 
@@ -43,11 +44,11 @@ class _ParsedRequest(Request):
 class StrictRoute(APIRoute):
     """A route that refuses unknown query parameters, and parses JSON by `json_body`.
 
-    FastAPI ignores what the query says beyond the parameters of a route; this
-    route answers 422, unless it declares its query by ``openapi_extra`` and so
-    reads it by itself. FastAPI also reads a body of another type as text,
-    accepts NaN, and turns what it cannot parse into a bare 400; this route
-    answers 415 or 400 with a reason.
+    FastAPI ignores what the query says beyond the parameters of a route, and all
+    but the last of those that come twice; this route answers 422, unless it
+    declares its query by ``openapi_extra`` and so reads it by itself. FastAPI also
+    reads a body of another type as text, accepts NaN, and turns what it cannot
+    parse into a bare 400; this route answers 415 or 400 with a reason.
     """
 
     json_limit: ClassVar[int] = json_body.LIMIT
@@ -62,6 +63,7 @@ class StrictRoute(APIRoute):
         async def handle_strictly(request: Request) -> Response:
             if not reads_query:
                 _refuse_unknown(request, known)
+                _refuse_repeated(request)
             if self.body_field is not None:
                 request = _ParsedRequest(request.scope, request.receive)
                 await request.load(self.json_limit)
@@ -83,6 +85,17 @@ def _refuse_unknown(request: Request, known: set[str]) -> None:
         Fault(pointer("query", name[:_MAX_NAME]), f"there is no parameter of this name; {there}")
         for name in dict.fromkeys(request.query_params)
         if name not in known
+    ]
+    if faults:
+        raise InvalidRequest(*faults[:MAX_FAULTS])
+
+
+def _refuse_repeated(request: Request) -> None:
+    sent = Counter(name for name, _ in request.query_params.multi_items())
+    faults = [
+        Fault(pointer("query", name), f"is there {count} times; send it once")
+        for name, count in sent.items()
+        if count > 1
     ]
     if faults:
         raise InvalidRequest(*faults[:MAX_FAULTS])
