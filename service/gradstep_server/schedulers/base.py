@@ -8,6 +8,7 @@ cannot differ. This module knows neither HTTP nor sessions.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import numpy as np
@@ -22,15 +23,42 @@ Rates = NDArray[np.float64]
 """Learning rates, one for each step number."""
 
 
-class RateOverflow(ValueError):
+class RateError(ValueError):
+    """Raised when a schedule has no rate that can be used at a step.
+
+    RateError
+    ├── RateOverflow   it is larger than a float64 can hold
+    ├── NegativeRate   it is below 0
+    └── UndefinedRate  it is not a number
+    """
+
+    def __init__(self, step: int, why: str) -> None:
+        super().__init__(f"The rate at step {step} {why}")
+        self.step = step
+
+
+class RateOverflow(RateError):
     """Raised when a rate grows beyond what a float64 can hold."""
 
     def __init__(self, step: int) -> None:
         super().__init__(
-            f"The rate at step {step} is too large for a float64. "
-            "Ask for fewer steps, or lower gamma or base_lr."
+            step,
+            "is too large for a float64. Ask for fewer steps, or lower gamma or base_lr.",
         )
-        self.step = step
+
+
+class NegativeRate(RateError):
+    """Raised when a rate drops below 0, where training would undo what it learned."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step, "is below 0. Ask for fewer steps, or change the schedule.")
+
+
+class UndefinedRate(RateError):
+    """Raised when a rate is not a number, such as 0 divided by 0."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step, "is not a number. Change the schedule, or ask for other steps.")
 
 
 class Schedule(Kind):
@@ -47,11 +75,11 @@ class Schedule(Kind):
         Returns:
             A new array of the length of `t`. An element depends on nothing but
             its own t, so that a slice of a curve equals the curve's slice bit
-            for bit. It may hold infinity.
+            for bit. It may hold what no rate can be: `lrs` refuses it.
         """
 
     def lrs(self, t: Steps, base_lr: float) -> Rates:
-        """Return the rate at each t, all of them finite.
+        """Return the rate at each t, all of them finite and at least 0.
 
         Args:
             t: step numbers from 0, in any order.
@@ -61,13 +89,14 @@ class Schedule(Kind):
             A new array of the length of `t`.
 
         Raises:
-            RateOverflow: a rate exceeds the largest float64.
+            RateError: a rate is too large, below 0 or undefined.
         """
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(all="ignore"):
             rates = self.rule(t, base_lr)
-        finite = np.isfinite(rates)
-        if not finite.all():
-            raise RateOverflow(int(t[~finite].min()))
+        # NaN fails both comparisons.
+        usable = (rates >= 0) & (rates < np.inf)
+        if not usable.all():
+            raise _refusal(t[~usable], rates[~usable])
         return rates
 
     def lr(self, t: int, base_lr: float) -> float:
@@ -82,6 +111,15 @@ class Schedule(Kind):
             origin: the step, as the user counts, at which this schedule's t is 0.
         """
         return []
+
+
+def _refusal(t: Steps, rates: Rates) -> RateError:
+    """Return what is wrong with the earliest of some unusable rates."""
+    first = int(t.argmin())
+    step, rate = int(t[first]), float(rates[first])
+    if math.isnan(rate):
+        return UndefinedRate(step)
+    return NegativeRate(step) if rate < 0 else RateOverflow(step)
 
 
 def decayed(base_lr: float, gamma: float, times: Steps) -> Rates:

@@ -99,7 +99,7 @@ class Curve:
         """Yield the rates of one group in chunks.
 
         Raises:
-            RateOverflow: a rate in the next chunk exceeds the largest float64.
+            RateError: a rate in the next chunk is too large, below 0 or undefined.
         """
         for t in self.steps():
             yield self.schedule.lrs(t, self.base_lrs[group])
@@ -108,11 +108,12 @@ class Curve:
         """Evaluate everything once, for callers that stream and cannot turn back.
 
         Raises:
-            RateOverflow: a rate exceeds the largest float64.
+            RateError: a rate is too large, below 0 or undefined.
         """
-        # Every kind rises with base_lr, so the largest line overflows first.
-        for _ in self.lrs(self._largest):
-            pass
+        # The largest line first: where rates grow with base_lr it fails the earliest.
+        for base_lr in sorted(set(self.base_lrs), reverse=True):
+            for _ in self.lrs(self.base_lrs.index(base_lr)):
+                pass
 
     def notes(self) -> list[str]:
         """Return what a user should know of this curve, most often nothing."""
@@ -131,7 +132,7 @@ class Curve:
 
         Raises:
             WindowError: `max_points` is too small.
-            RateOverflow: a rate exceeds the largest float64.
+            RateError: a rate is too large, below 0 or undefined.
         """
         if max_points < MIN_DECIMATED:
             raise WindowError("max_points", f"At least {MIN_DECIMATED} points are needed.")

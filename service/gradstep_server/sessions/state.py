@@ -14,7 +14,7 @@ import numpy as np
 
 from gradstep_server.errors import Fault, pointer
 from gradstep_server.optimizers import FloatArray, Optimizer
-from gradstep_server.schedulers import RateOverflow
+from gradstep_server.schedulers import RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
@@ -123,7 +123,7 @@ class State:
         """Return each group's learning rate at the schedule's step t.
 
         Raises:
-            InvalidConfig: the schedule has left the range of float64.
+            InvalidConfig: the schedule has no rate that can be used.
         """
         bases = [optimizer.lr for optimizer in self.groups.optimizers]
         scheduler = self.config.scheduler
@@ -131,7 +131,7 @@ class State:
             return bases
         try:
             return [scheduler.lr(t, base) for base in bases]
-        except RateOverflow as error:
+        except RateError as error:
             raise InvalidConfig(Fault("/scheduler", str(error))) from None
 
     def params(self) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from gradstep_server.errors import Fault, InvalidRequest
-from gradstep_server.schedulers import Curve, RateOverflow, Rates, Steps, WindowError, window
+from gradstep_server.schedulers import Curve, RateError, Rates, Steps, WindowError, window
 from gradstep_server.schedulers.curve import CHUNK
 from gradstep_server.web import picture
 from gradstep_server.web.pointers import clause
@@ -94,7 +94,7 @@ async def respond(
         headers: further headers of the answer.
 
     Raises:
-        InvalidRequest: a rate is too large, or `max_points` too small.
+        InvalidRequest: a rate cannot be used, or `max_points` is too small.
     """
     media_type = MEDIA_TYPES[drawing.form]
     prepare = partial(_prepare, drawing, where)
@@ -118,7 +118,7 @@ def _prepare(drawing: Drawing, where: str) -> Iterator[bytes]:
         curve.ensure_finite()
     except WindowError as error:
         raise InvalidRequest(Fault(f"{where}/{error.field}", clause(error.detail))) from error
-    except RateOverflow as error:
+    except RateError as error:
         raise InvalidRequest(Fault(where, clause(str(error)))) from error
     if drawing.form == "svg":
         return iter([picture.picture(curve, drawing.title, drawing.subtitle)])
