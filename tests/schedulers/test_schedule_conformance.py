@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_schedules import SCHEDULER, cases, sample, stepped
+from schedule_samples import SCHEDULER, sample
+from torch_schedules import cases, stepped
 
 from gradstep_server.schedulers import SCHEDULERS, Rates
 

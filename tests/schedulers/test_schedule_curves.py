@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_schedules import SCHEDULER, sample_any
+from schedule_samples import SCHEDULER, sample_any
 
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.schedulers import Curve, RateOverflow, Rates, Steps, WindowError, window

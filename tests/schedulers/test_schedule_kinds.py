@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
-from torch_schedules import SCHEDULER
+from schedule_samples import SCHEDULER
 
 from gradstep_server.schedulers import SCHEDULERS, Scheduler
 

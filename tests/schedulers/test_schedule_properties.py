@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch_schedules import COMPOSITES, SCHEDULER, sample, sample_any
+from schedule_samples import COMPOSITES, SCHEDULER, sample, sample_any
 
 from gradstep_server.schedulers import SCHEDULERS, Curve, Rates, Schedule, window
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from torch_schedules import SCHEDULER
+from schedule_samples import SCHEDULER
 
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.schedulers import SCHEDULERS, RateOverflow, Schedule

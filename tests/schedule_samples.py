@@ -1,0 +1,81 @@
+"""Parameters of schedulers, drawn from each class's own fields and limits.
+
+So a new kind is covered without being named here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from gradstep_server.schedulers import SCHEDULERS, Schedule, Scheduler
+
+SCHEDULER: TypeAdapter[Schedule] = TypeAdapter(Scheduler)
+
+COMPOSITES = {name for name, kind in SCHEDULERS.items() if "schedulers" in kind.model_fields}
+PLAIN = [name for name in SCHEDULERS if name not in COMPOSITES]
+
+_ATTEMPTS = 1_000
+
+
+def sample(kind: str, rng: random.Random, depth: int = 2) -> dict[str, Any]:
+    """Draw valid parameters of a kind, composites nested at most `depth` deep."""
+    if kind in COMPOSITES:
+        return _sample_composite(kind, rng, depth)
+    fields = SCHEDULERS[kind].model_json_schema()["properties"]
+    for _ in range(_ATTEMPTS):
+        drawn = {"type": kind}
+        for name, field in fields.items():
+            if name != "type":
+                drawn[name] = _sample_field(field, rng)
+        if _is_valid(drawn):
+            return drawn
+    raise AssertionError(f"no valid {kind} in {_ATTEMPTS} attempts")
+
+
+def sample_any(rng: random.Random, depth: int = 2) -> dict[str, Any]:
+    """Draw valid parameters of any kind."""
+    names = [name for name in SCHEDULERS if depth > 1 or name not in COMPOSITES]
+    return sample(rng.choice(names), rng, depth)
+
+
+def _is_valid(params: Mapping[str, Any]) -> bool:
+    """Tell whether fields that were drawn one by one fit together."""
+    try:
+        SCHEDULER.validate_python(params)
+    except ValidationError:
+        return False
+    return True
+
+
+def _sample_composite(kind: str, rng: random.Random, depth: int) -> dict[str, Any]:
+    schedulers = [sample_any(rng, depth - 1) for _ in range(rng.randint(1, 4))]
+    drawn: dict[str, Any] = {"type": kind, "schedulers": schedulers}
+    if "milestones" in SCHEDULERS[kind].model_fields:
+        drawn["milestones"] = sorted(rng.sample(range(200), len(schedulers) - 1))
+    return drawn
+
+
+def _sample_field(field: Mapping[str, Any], rng: random.Random) -> Any:
+    if "anyOf" in field:
+        return _sample_field(rng.choice(field["anyOf"]), rng)
+    if "enum" in field:
+        return rng.choice(field["enum"])
+    if field["type"] == "array":
+        return [_sample_field(field["items"], rng) for _ in range(rng.randint(0, 5))]
+    if field["type"] == "integer":
+        return min(field["maximum"], int(10 ** rng.uniform(0, 3.3)))
+    if field["type"] == "number":
+        return _sample_number(field, rng)
+    return None if field["type"] == "null" else rng.random() < 0.5
+
+
+def _sample_number(field: Mapping[str, Any], rng: random.Random) -> float:
+    limit = field.get("maximum", 1.02)
+    drawn = [rng.uniform(0.001, limit), 1 - 10 ** rng.uniform(-5, -1), 10 ** rng.uniform(-4, 0)]
+    if field.get("default", 0) > limit:
+        drawn = [field["default"] * 10 ** rng.uniform(-1, 1)]
+    return rng.choice(drawn)
