@@ -11,6 +11,7 @@ from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
+from gradstep_server.schedulers.polynomial_lr import PolynomialLR
 from gradstep_server.schedulers.sequential_lr import SequentialLR
 from gradstep_server.schedulers.step_lr import StepLR
 
@@ -21,6 +22,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     CosineAnnealingLR,
     ConstantLR,
     LinearLR,
+    PolynomialLR,
     SequentialLR,
 )
 
