@@ -8,6 +8,7 @@ from gradstep_server.kinds import TaggedUnion
 from gradstep_server.schedulers.base import Schedule
 from gradstep_server.schedulers.constant_lr import ConstantLR
 from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
+from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
@@ -23,6 +24,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     ConstantLR,
     LinearLR,
     PolynomialLR,
+    CosineAnnealingWarmRestarts,
     SequentialLR,
 )
 
