@@ -5,19 +5,30 @@ from __future__ import annotations
 import importlib
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from schedule_samples import COMPOSITES, sample
+from schedule_samples import COMPOSITES, SCHEDULER, sample
 
-from gradstep_server.schedulers import SCHEDULERS, Rates
+from gradstep_server.schedulers import SCHEDULERS, Momentums, Rates
 
 POINTS = 120
 """Points of a recorded curve."""
 
 SAMPLES = 5
 """Drawn parameters that are recorded beside the class's examples."""
+
+
+FLOATS = {"pct_start"}
+"""Parameters for which torch refuses an integer."""
+
+
+class Stepped(NamedTuple):
+    """What torch had in its optimizer at each step."""
+
+    lr: Rates
+    momentum: Momentums
 
 
 def cases(kind: str) -> list[dict[str, Any]]:
@@ -28,31 +39,45 @@ def cases(kind: str) -> list[dict[str, Any]]:
     if kind not in COMPOSITES:
         params += [sample(kind, rng) for _ in range(SAMPLES)]
     base_lrs = [rng.choice([0.1, 1.0, 0.03]) for _ in params]
-    return [
-        {"params": point, "base_lr": base_lr, "lr": stepped(point, base_lr, POINTS).tolist()}
-        for point, base_lr in zip(params, base_lrs, strict=True)
-    ]
+    return [_case(*case) for case in zip(params, base_lrs, strict=True)]
 
 
-def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Rates:
-    """Return the rates that torch gives when stepped, ``type`` being among `params`."""
+def _case(params: dict[str, Any], base_lr: float) -> dict[str, Any]:
+    found = stepped(params, base_lr, POINTS)
+    case = {"params": params, "base_lr": base_lr, "lr": found.lr.tolist()}
+    if SCHEDULER.validate_python(params).moves_momentum:
+        case["momentum"] = found.momentum.tolist()
+    return case
+
+
+def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Stepped:
+    """Return what torch has when stepped, ``type`` being among `params`.
+
+    Where torch goes no further, the last values are repeated.
+    """
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=base_lr)
     scheduler = _build(params, optimizer)
     # torch warns of a scheduler that steps before its optimizer ever did.
     optimizer.step()
-    rates = np.empty(points)
+    group = optimizer.param_groups[0]
+    found = Stepped(np.empty(points), np.empty(points))
     for t in range(points):
-        rates[t] = optimizer.param_groups[0]["lr"]
-        scheduler.step()
-    return rates
+        found.lr[t], found.momentum[t] = group["lr"], group["momentum"]
+        if t + 1 < getattr(scheduler, "total_steps", points):
+            scheduler.step()
+    return found
 
 
 def _build(
     params: Mapping[str, Any], optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
     module, _, name = SCHEDULERS[params["type"]].torch_name.rpartition(".")
-    arguments = {key: value for key, value in params.items() if key != "type"}
+    arguments = {
+        key: float(value) if key in FLOATS else value
+        for key, value in params.items()
+        if key != "type"
+    }
     if "schedulers" in arguments:
         arguments["schedulers"] = [_build(child, optimizer) for child in arguments["schedulers"]]
     scheduler = getattr(importlib.import_module(module), name)(optimizer, **arguments)

@@ -36,9 +36,12 @@ def golden(kind: str) -> list[dict[str, Any]]:
 def test_the_curves_are_the_recorded_ones(kind: str) -> None:
     for case in golden(kind):
         expected = np.array(case["lr"])
+        t = np.arange(len(expected))
         schedule = SCHEDULER.validate_python(case["params"])
-        got = schedule.lrs(np.arange(len(expected)), case["base_lr"])
-        assert excess(got, expected, case["base_lr"]) <= 1
+        assert excess(schedule.lrs(t, case["base_lr"]), expected, case["base_lr"]) <= 1
+        assert schedule.moves_momentum == ("momentum" in case)
+        if schedule.moves_momentum:
+            assert excess(schedule.momentums(t), np.array(case["momentum"]), 1) <= 1
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -49,6 +52,9 @@ def test_the_records_are_what_their_generator_writes(kind: str) -> None:
     for old, new in zip(recorded, fresh, strict=True):
         # libm may differ in the last bit from one machine to the next.
         np.testing.assert_allclose(old["lr"], new["lr"], rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            old.get("momentum", []), new.get("momentum", []), rtol=1e-12, atol=1e-14
+        )
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -63,9 +69,12 @@ def test_the_rates_are_those_of_stepping_torch(kind: str) -> None:
         # tolerance, away from its own closed form.
         base_lr = 10 ** rng.uniform(-1.3, 1)
         expected = stepped(params, base_lr, STEPS)
-        got = SCHEDULER.validate_python(params).lrs(t, base_lr)
-        worst = max(worst, excess(got, expected, base_lr))
-        error = max(error, float(np.max(np.abs(got - expected)) / base_lr))
+        schedule = SCHEDULER.validate_python(params)
+        got = schedule.lrs(t, base_lr)
+        worst = max(worst, excess(got, expected.lr, base_lr))
+        error = max(error, float(np.max(np.abs(got - expected.lr)) / base_lr))
+        if schedule.moves_momentum:
+            worst = max(worst, excess(schedule.momentums(t), expected.momentum, 1))
     print(f"\n{kind}: worst |Δ| {error:.1e} × base_lr, {worst:.1e} of what is allowed")
     assert worst <= 1
 
@@ -74,4 +83,4 @@ def test_a_cosine_is_stepped_through_both_below_and_above_t_max() -> None:
     for T_max in (1, 2, 7, 100, 599, 600, 601, 1_199, 1_200, 5_000):
         params = {"type": "CosineAnnealingLR", "T_max": T_max, "eta_min": 0.001}
         got = SCHEDULER.validate_python(params).lrs(np.arange(STEPS), 0.1)
-        assert excess(got, stepped(params, 0.1, STEPS), 0.1) <= 1
+        assert excess(got, stepped(params, 0.1, STEPS).lr, 0.1) <= 1

@@ -40,7 +40,12 @@ def test_a_curve_comes_in_columns() -> None:
     response = _post(ASKED)
     assert response.status_code == 200
     assert response.headers["Content-Type"] == "application/json"
-    assert response.json() == {"step": [0, 1, 2, 3, 4], "lr": RATES, "warnings": []}
+    assert response.json() == {
+        "step": [0, 1, 2, 3, 4],
+        "lr": RATES,
+        "momentum": None,
+        "warnings": [],
+    }
 
 
 def test_json_and_columns_are_the_same() -> None:

@@ -1,12 +1,20 @@
 """What a schedule is: one class per kind, a closed form over an array of steps."""
 
-from gradstep_server.schedulers.base import RateError, RateOverflow, Rates, Schedule, Steps
+from gradstep_server.schedulers.base import (
+    Momentums,
+    RateError,
+    RateOverflow,
+    Rates,
+    Schedule,
+    Steps,
+)
 from gradstep_server.schedulers.curve import Curve, WindowError, window
 from gradstep_server.schedulers.union import SCHEDULERS, Scheduler
 
 __all__ = [
     "SCHEDULERS",
     "Curve",
+    "Momentums",
     "RateError",
     "RateOverflow",
     "Rates",

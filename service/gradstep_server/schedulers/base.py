@@ -23,6 +23,10 @@ Rates = NDArray[np.float64]
 """Learning rates, one for each step number."""
 
 
+Momentums = NDArray[np.float64]
+"""Momentums, one for each step number; NaN where the optimizer keeps its own."""
+
+
 class RateError(ValueError):
     """Raised when a schedule has no rate that can be used at a step.
 
@@ -102,6 +106,27 @@ class Schedule(Kind):
     def lr(self, t: int, base_lr: float) -> float:
         """Return the rate at one t: the same bits that `lrs` gives for it."""
         return float(self.lrs(np.array([t], dtype=np.int64), base_lr)[0])
+
+    @property
+    def moves_momentum(self) -> bool:
+        """Whether this schedule sets the optimizer's momentum at some steps."""
+        return False
+
+    def momentums(self, t: Steps) -> Momentums:
+        """Return the momentum at each t: SGD's, or the first beta where there are betas.
+
+        Args:
+            t: step numbers from 0, in any order.
+
+        Returns:
+            A new array of the length of `t`, NaN where the optimizer keeps its own.
+        """
+        return np.full(t.shape, np.nan)
+
+    def momentum(self, t: int) -> float | None:
+        """Return the momentum at one t; None where the optimizer keeps its own."""
+        value = float(self.momentums(np.array([t], dtype=np.int64))[0])
+        return None if math.isnan(value) else value
 
     def notes(self, seen: range, origin: int = 0) -> list[str]:  # noqa: ARG002 - for kinds that have something to say
         """Return what a user should know of the part of the curve that is seen.

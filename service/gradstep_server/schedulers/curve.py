@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradstep_server.kinds import MAX_COUNT
-from gradstep_server.schedulers.base import Rates, Schedule, Steps
+from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
 
 CHUNK = 65_536
 """Points evaluated at a time: 512 KiB of rates."""
@@ -75,8 +75,8 @@ def window(
 class Curve:
     """A schedule over step numbers, one line for each base rate.
 
-    ``steps()`` and every ``lrs(group)`` yield chunks of the same sizes, so that
-    they can be zipped into rows or written one after the other as columns.
+    ``steps()``, ``momentums()`` and every ``lrs(group)`` yield chunks of the same
+    sizes, so that they can be zipped into rows or written one after the other as columns.
     """
 
     schedule: Schedule
@@ -103,6 +103,11 @@ class Curve:
         """
         for t in self.steps():
             yield self.schedule.lrs(t, self.base_lrs[group])
+
+    def momentums(self) -> Iterator[Momentums]:
+        """Yield the momentums in chunks, the same for every group."""
+        for t in self.steps():
+            yield self.schedule.momentums(t)
 
     def ensure_finite(self) -> None:
         """Evaluate everything once, for callers that stream and cannot turn back.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.kinds import Count, Reject
-from gradstep_server.schedulers.base import Rates, Schedule, Steps
+from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
 
 if TYPE_CHECKING:
     from gradstep_server.schedulers.union import Scheduler
@@ -139,16 +141,33 @@ class SequentialLR(Schedule):
 
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return the rates of the scheduler in charge at each t, by its own t."""
+        rates = np.empty(t.shape)
+        for part, scheduler, own_t in self._parts(t):
+            rates[part] = scheduler.rule(own_t, base_lr)
+        return rates
+
+    @property
+    def moves_momentum(self) -> bool:
+        """Whether any of the schedulers does."""
+        return any(scheduler.moves_momentum for scheduler in self.schedulers)
+
+    def momentums(self, t: Steps) -> Momentums:
+        """Return the momentums of the scheduler in charge at each t, by its own t."""
+        momentums = np.empty(t.shape)
+        for part, scheduler, own_t in self._parts(t):
+            momentums[part] = scheduler.momentums(own_t)
+        return momentums
+
+    def _parts(self, t: Steps) -> Iterator[tuple[NDArray[np.intp], Schedule, Steps]]:
+        """Yield each scheduler that is in charge somewhere: where in `t`, and its own t."""
         starts = np.array((0, *self.milestones), dtype=np.int64)
         active = np.searchsorted(starts[1:], t, side="right")
         order = np.argsort(active, kind="stable")
-        rates = np.empty(t.shape)
         # One cut per scheduler that is in charge somewhere, however many are listed.
         for part in np.split(order, np.flatnonzero(np.diff(active[order])) + 1):
             if part.size:
                 i = active[part[0]]
-                rates[part] = self.schedulers[i].rule(t[part] - starts[i], base_lr)
-        return rates
+                yield part, self.schedulers[i], t[part] - starts[i]
 
     def notes(self, seen: range, origin: int = 0) -> list[str]:
         """Return the notes of every scheduler on the part where it is in charge."""

@@ -137,7 +137,14 @@ def _columns(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
             yield b"]"
     else:
         yield from _numbers(curve.lrs())
-    yield b'],"warnings":' + orjson.dumps(notes) + b"}"
+    yield b'],"momentum":'
+    if curve.schedule.moves_momentum:
+        yield b"["
+        yield from _numbers(curve.momentums())
+        yield b"]"
+    else:
+        yield b"null"
+    yield b',"warnings":' + orjson.dumps(notes) + b"}"
 
 
 def _numbers(chunks: Iterator[Steps] | Iterator[Rates]) -> Iterator[bytes]:
@@ -150,7 +157,8 @@ def _numbers(chunks: Iterator[Steps] | Iterator[Rates]) -> Iterator[bytes]:
 
 def _rows(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
     slots = b",".join([b"%b"] * len(curve.base_lrs))
-    row = b'{"step":%b,"lr":' + (b"[" + slots + b"]" if drawing.grouped else slots) + b"}"
+    row = b'{"step":%b,"lr":' + (b"[" + slots + b"]" if drawing.grouped else slots)
+    row += b',"momentum":%b}' if curve.schedule.moves_momentum else b"}"
     for i, chunk in enumerate(_lines(curve, row, b",")):
         yield (b"," if i else b"[") + chunk
     yield b"]"
@@ -158,18 +166,23 @@ def _rows(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
 
 def _csv(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
     names = [f"lr_{i}" for i in range(len(curve.base_lrs))] if drawing.grouped else ["lr"]
+    if curve.schedule.moves_momentum:
+        names.append("momentum")
     yield ",".join(["step", *names]).encode() + b"\n"
     for chunk in _lines(curve, b",".join([b"%b"] * (1 + len(names))), b"\n"):
-        yield chunk + b"\n"
+        # A momentum that the optimizer keeps is an empty cell.
+        yield chunk.replace(b"null", b"") + b"\n"
 
 
 def _lines(curve: Curve, template: bytes, between: bytes) -> Iterator[bytes]:
-    """Fill the template with the step and the rates of each point, chunk by chunk.
+    """Fill the template with the columns' values at each point, chunk by chunk.
 
     Cutting up what orjson wrote takes less time than writing each number by itself.
     """
-    groups = (curve.lrs(group) for group in range(len(curve.base_lrs)))
-    for chunk in zip(curve.steps(), *groups, strict=True):
+    columns = [curve.lrs(group) for group in range(len(curve.base_lrs))]
+    if curve.schedule.moves_momentum:
+        columns.append(curve.momentums())
+    for chunk in zip(curve.steps(), *columns, strict=True):
         cells = (_array(column).split(b",") for column in chunk)
         yield between.join(map(template.__mod__, zip(*cells, strict=True)))
 

@@ -82,7 +82,9 @@ class CurveAnswer(BaseModel):
     model_config = ConfigDict(
         use_attribute_docstrings=True,
         json_schema_extra={
-            "examples": [{"step": [0, 1, 2], "lr": [0.1, 0.1, 0.01], "warnings": []}]
+            "examples": [
+                {"step": [0, 1, 2], "lr": [0.1, 0.1, 0.01], "momentum": None, "warnings": []}
+            ]
         },
     )
 
@@ -91,6 +93,10 @@ class CurveAnswer(BaseModel):
 
     lr: list[float] | list[list[float]]
     """The rates; one list per parameter group where `base_lr` is a list."""
+
+    momentum: list[float | None] | None
+    """The momentums (or first betas) that the schedule sets, null at steps where the
+    optimizer keeps its own; null where the schedule sets none at all."""
 
     warnings: list[str]
     """What is worth knowing of this curve."""
