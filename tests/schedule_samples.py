@@ -6,7 +6,7 @@ So a new kind is covered without being named here.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,16 +15,25 @@ from gradstep_server.schedulers import SCHEDULERS, Schedule, Scheduler
 
 SCHEDULER: TypeAdapter[Schedule] = TypeAdapter(Scheduler)
 
-COMPOSITES = {name for name, kind in SCHEDULERS.items() if "schedulers" in kind.model_fields}
+COMPOSITES = [name for name, kind in SCHEDULERS.items() if "schedulers" in kind.model_fields]
 PLAIN = [name for name in SCHEDULERS if name not in COMPOSITES]
 
 _ATTEMPTS = 1_000
 
 
-def sample(kind: str, rng: random.Random, depth: int = 2) -> dict[str, Any]:
-    """Draw valid parameters of a kind, composites nested at most `depth` deep."""
+def sample(
+    kind: str, rng: random.Random, depth: int = 2, plain: Sequence[str] = PLAIN
+) -> dict[str, Any]:
+    """Draw valid parameters of a kind.
+
+    Args:
+        kind: its name.
+        rng: where chance comes from.
+        depth: how deep composites are nested at most.
+        plain: what composites may hold beside composites.
+    """
     if kind in COMPOSITES:
-        return _sample_composite(kind, rng, depth)
+        return _sample_composite(kind, rng, depth, plain)
     fields = SCHEDULERS[kind].model_json_schema()["properties"]
     for _ in range(_ATTEMPTS):
         drawn = {"type": kind}
@@ -36,10 +45,10 @@ def sample(kind: str, rng: random.Random, depth: int = 2) -> dict[str, Any]:
     raise AssertionError(f"no valid {kind} in {_ATTEMPTS} attempts")
 
 
-def sample_any(rng: random.Random, depth: int = 2) -> dict[str, Any]:
-    """Draw valid parameters of any kind."""
-    names = [name for name in SCHEDULERS if depth > 1 or name not in COMPOSITES]
-    return sample(rng.choice(names), rng, depth)
+def sample_any(rng: random.Random, depth: int = 2, plain: Sequence[str] = PLAIN) -> dict[str, Any]:
+    """Draw valid parameters of any kind, as `sample` does."""
+    names = [*plain, *(COMPOSITES if depth > 1 else ())]
+    return sample(rng.choice(names), rng, depth, plain)
 
 
 def _is_valid(params: Mapping[str, Any]) -> bool:
@@ -51,8 +60,10 @@ def _is_valid(params: Mapping[str, Any]) -> bool:
     return True
 
 
-def _sample_composite(kind: str, rng: random.Random, depth: int) -> dict[str, Any]:
-    schedulers = [sample_any(rng, depth - 1) for _ in range(rng.randint(1, 4))]
+def _sample_composite(
+    kind: str, rng: random.Random, depth: int, plain: Sequence[str]
+) -> dict[str, Any]:
+    schedulers = [sample_any(rng, depth - 1, plain) for _ in range(rng.randint(1, 4))]
     drawn: dict[str, Any] = {"type": kind, "schedulers": schedulers}
     if "milestones" in SCHEDULERS[kind].model_fields:
         drawn["milestones"] = sorted(rng.sample(range(200), len(schedulers) - 1))

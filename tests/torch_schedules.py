@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from schedule_samples import COMPOSITES, SCHEDULER, sample
+from schedule_samples import COMPOSITES, PLAIN, SCHEDULER, sample
 
 from gradstep_server.schedulers import SCHEDULERS, Momentums, Rates
 
@@ -22,6 +22,13 @@ SAMPLES = 5
 
 FLOATS = {"pct_start"}
 """Parameters for which torch refuses an integer."""
+
+
+CORRUPTING = {"CyclicLR", "OneCycleLR"}
+"""Kinds that overwrite the optimizer's rate in torch, also for those listed beside them."""
+
+PURE = [name for name in PLAIN if name not in CORRUPTING]
+"""What composites hold where they are compared with torch."""
 
 
 class Stepped(NamedTuple):
@@ -73,7 +80,7 @@ def _build(
     params: Mapping[str, Any], optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
     module, _, name = SCHEDULERS[params["type"]].torch_name.rpartition(".")
-    arguments = {
+    arguments: dict[str, Any] = {
         key: float(value) if key in FLOATS else value
         for key, value in params.items()
         if key != "type"
