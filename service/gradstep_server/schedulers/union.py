@@ -12,6 +12,7 @@ from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnne
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
+from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
 from gradstep_server.schedulers.polynomial_lr import PolynomialLR
 from gradstep_server.schedulers.sequential_lr import SequentialLR
 from gradstep_server.schedulers.step_lr import StepLR
@@ -25,6 +26,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     LinearLR,
     PolynomialLR,
     CosineAnnealingWarmRestarts,
+    OneCycleLR,
     SequentialLR,
 )
 
