@@ -85,6 +85,8 @@ def _build(
         for key, value in params.items()
         if key != "type"
     }
+    if name == "CyclicLR" and arguments.get("base_lr") is None:
+        arguments["base_lr"] = optimizer.defaults["lr"]
     if "schedulers" in arguments:
         arguments["schedulers"] = [_build(child, optimizer) for child in arguments["schedulers"]]
     scheduler = getattr(importlib.import_module(module), name)(optimizer, **arguments)
