@@ -9,6 +9,7 @@ from gradstep_server.schedulers.base import Schedule
 from gradstep_server.schedulers.constant_lr import ConstantLR
 from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
 from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
+from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
@@ -27,6 +28,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     PolynomialLR,
     CosineAnnealingWarmRestarts,
     OneCycleLR,
+    CyclicLR,
     SequentialLR,
 )
 
