@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep_server.optimizers import kernel_cache
+from gradstep_server import kernel_cache
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 """A flat, contiguous, aligned, writable array of master values."""

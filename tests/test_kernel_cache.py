@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from numba.core import config
 
-from gradstep_server.optimizers import kernel_cache
+from gradstep_server import kernel_cache
 
 UNWRITABLE = Path("/dev/null/kernels")
 
