@@ -89,6 +89,6 @@ def _build(
         arguments["base_lr"] = optimizer.defaults["lr"]
     if "schedulers" in arguments:
         arguments["schedulers"] = [_build(child, optimizer) for child in arguments["schedulers"]]
-    scheduler = getattr(importlib.import_module(module), name)(optimizer, **arguments)
+    scheduler = getattr(importlib.import_module(module), name)(optimizer=optimizer, **arguments)
     assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
     return scheduler

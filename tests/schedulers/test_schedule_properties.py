@@ -9,21 +9,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from schedule_samples import COMPOSITES, SCHEDULER, sample, sample_any
+from schedule_samples import COMPOSITES, PLAIN, SCHEDULER, sample, sample_any
 
-from gradstep_server.schedulers import SCHEDULERS, Curve, Rates, Schedule, window
+from gradstep_server.schedulers import SCHEDULERS, Curve, RateError, Rates, Schedule, window
 
 SPAN = 3_000
-BASE_LRS = st.floats(min_value=1e-6, max_value=10)
+LEAST, MOST = 1e-6, 10.0
+BASE_LRS = st.floats(LEAST, MOST)
 
 
 @st.composite
 def schedules(draw: st.DrawFn, depth: int = 3) -> Schedule:
-    """Any valid scheduler, composites nested at most `depth` deep."""
+    """Any scheduler whose rates can be used, composites nested at most `depth` deep."""
     rng = random.Random(draw(st.integers(0, 2**32)))
-    return SCHEDULER.validate_python(sample_any(rng, depth))
+    schedule = SCHEDULER.validate_python(sample_any(rng, depth))
+    try:
+        # Between two base rates a chain's rates lie between theirs.
+        for base_lr in (LEAST, MOST):
+            schedule.lrs(np.arange(SPAN), base_lr)
+    except RateError:
+        reject()
+    return schedule
 
 
 def line(schedule: Schedule, base_lr: float, points: range) -> Rates:
@@ -92,6 +100,22 @@ def test_a_rate_of_zero_stays_zero_unless_a_parameter_is_a_rate_itself(
     assert (rates >= 0).all()
     if not re.search('"(eta_min|max_lr)":', schedule.model_dump_json()):
         assert (rates == 0).all()
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_moves_from_step_to_step_lead_to_the_rates(kind: str) -> None:
+    rng = random.Random(kind)
+    t = np.arange(SPAN)
+    for _ in range(20):
+        schedule = SCHEDULER.validate_python(sample(kind, rng))
+        # A floor 10,000 times base_lr lets the recursion drift, as in torch.
+        base_lr = 10 ** rng.uniform(-1.3, 1)
+        rate, rates = base_lr, []
+        for a, b in zip(*schedule.affine(t, base_lr), strict=True):
+            rate = a * rate + b
+            rates.append(rate)
+        expected = schedule.lrs(t, base_lr)
+        np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-12 * base_lr)
 
 
 def nested(rng: random.Random, depth: int) -> dict[str, Any]:

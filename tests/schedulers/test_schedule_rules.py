@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from schedule_samples import SCHEDULER
 
 from gradstep_server.kinds import MAX_COUNT
-from gradstep_server.schedulers import SCHEDULERS, RateOverflow, Schedule
+from gradstep_server.schedulers import SCHEDULERS, OutOfReach, RateOverflow, Schedule
 
 
 def make(kind: str, **params: Any) -> Schedule:
@@ -86,7 +86,10 @@ def test_the_largest_step_number_and_no_steps_at_all_are_fine(kind: str) -> None
     for example in SCHEDULERS[kind].examples:
         schedule = make(kind, **example)
         assert schedule.lrs(np.array([], dtype=np.int64), 0.1).shape == (0,)
-        if example.get("gamma", 0) <= 1:
+        if schedule.furthest < MAX_COUNT:
+            with pytest.raises(OutOfReach, match=f"up to {schedule.furthest}"):
+                schedule.lr(schedule.furthest + 1, 0.1)
+        elif example.get("gamma", 0) <= 1:
             assert 0 <= schedule.lr(MAX_COUNT, 0.1) <= 1
 
 

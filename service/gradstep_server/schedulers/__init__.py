@@ -2,11 +2,14 @@
 
 from gradstep_server.schedulers.base import (
     Momentums,
+    NegativeRate,
+    OutOfReach,
     RateError,
     RateOverflow,
     Rates,
     Schedule,
     Steps,
+    UndefinedRate,
 )
 from gradstep_server.schedulers.curve import Curve, WindowError, window
 from gradstep_server.schedulers.union import SCHEDULERS, Scheduler
@@ -15,12 +18,15 @@ __all__ = [
     "SCHEDULERS",
     "Curve",
     "Momentums",
+    "NegativeRate",
+    "OutOfReach",
     "RateError",
     "RateOverflow",
     "Rates",
     "Schedule",
     "Scheduler",
     "Steps",
+    "UndefinedRate",
     "WindowError",
     "window",
 ]

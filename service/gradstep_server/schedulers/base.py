@@ -14,7 +14,7 @@ from abc import abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep_server.kinds import Kind
+from gradstep_server.kinds import MAX_COUNT, Kind
 
 Steps = NDArray[np.int64]
 """Step numbers in any order, in one dimension."""
@@ -33,7 +33,8 @@ class RateError(ValueError):
     RateError
     ├── RateOverflow   it is larger than a float64 can hold
     ├── NegativeRate   it is below 0
-    └── UndefinedRate  it is not a number
+    ├── UndefinedRate  it is not a number
+    └── OutOfReach     too many steps lead to it
     """
 
     def __init__(self, step: int, why: str) -> None:
@@ -65,6 +66,16 @@ class UndefinedRate(RateError):
         super().__init__(step, "is not a number. Change the schedule, or ask for other steps.")
 
 
+class OutOfReach(RateError):
+    """Raised when more steps lead to a rate than may be taken for one answer."""
+
+    def __init__(self, step: int, furthest: int) -> None:
+        super().__init__(
+            step,
+            f"follows from all steps before it, too many to take. Ask for steps up to {furthest}.",
+        )
+
+
 class Schedule(Kind):
     """The base of every scheduler class."""
 
@@ -82,6 +93,22 @@ class Schedule(Kind):
             for bit. It may hold what no rate can be: `lrs` refuses it.
         """
 
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:
+        """Return how the rate moves from the step before each t, as torch steps it.
+
+        A chain applies such moves one after the other to one rate. A kind whose rule
+        in torch knows nothing of the rate before it, as this default, sets the rate.
+
+        Args:
+            t: step numbers from 0, in any order.
+            base_lr: the rate that the schedule scales.
+
+        Returns:
+            Two new arrays of the length of `t`, a and b: a rate r becomes a · r + b.
+            At t = 0 they move the rate with which the schedule begins.
+        """
+        return np.zeros(t.shape), self.rule(t, base_lr)
+
     def lrs(self, t: Steps, base_lr: float) -> Rates:
         """Return the rate at each t, all of them finite and at least 0.
 
@@ -93,8 +120,10 @@ class Schedule(Kind):
             A new array of the length of `t`.
 
         Raises:
-            RateError: a rate is too large, below 0 or undefined.
+            RateError: a rate is too large, below 0, undefined or out of reach.
         """
+        if t.size and t.max() > self.furthest:
+            raise OutOfReach(int(t.max()), self.furthest)
         with np.errstate(all="ignore"):
             rates = self.rule(t, base_lr)
         # NaN fails both comparisons.
@@ -106,6 +135,16 @@ class Schedule(Kind):
     def lr(self, t: int, base_lr: float) -> float:
         """Return the rate at one t: the same bits that `lrs` gives for it."""
         return float(self.lrs(np.array([t], dtype=np.int64), base_lr)[0])
+
+    @property
+    def size(self) -> int:
+        """How many schedules it holds, itself if it is no composite."""
+        return 1
+
+    @property
+    def furthest(self) -> int:
+        """The last t that has a rate: below `MAX_COUNT` where every step is taken from 0."""
+        return MAX_COUNT
 
     @property
     def moves_momentum(self) -> bool:

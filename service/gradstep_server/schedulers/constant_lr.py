@@ -49,3 +49,12 @@ class ConstantLR(Schedule):
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return base_lr · factor before total_iters, and base_lr from there on."""
         return np.where(t < self.total_iters, base_lr * self.factor, base_lr)
+
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:
+        """Return factor at the first step, and what undoes it at total_iters."""
+        ends = t == self.total_iters
+        if self.factor == 0:
+            # Nothing times 0 comes back: base_lr does.
+            return np.where(ends | (t == 0), 0.0, 1.0), np.where(ends, base_lr, 0.0)
+        factors = np.where(t == 0, self.factor, np.where(ends, 1 / self.factor, 1.0))
+        return factors, np.zeros(t.shape)

@@ -48,13 +48,25 @@ class CosineAnnealingLR(Schedule):
 
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return the mean of base_lr and eta_min weighted by (1 + cos(πt / T_max)) / 2."""
-        T = self.T_max
-        # Folding to [0, T] in integers keeps the phase exact however large t is.
-        phase = t % (2 * T)
-        ahead = np.abs(T - phase)
-        # sin²(x/2) = (1 − cos x) / 2 does not cancel near the floor as 1 + cos does.
-        weight = np.square(np.sin(ahead * (np.pi / 2) / T))
+        weight = self._weights(t)
         return base_lr * weight + self.eta_min * (1 - weight)
+
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:
+        """Return what scales the distance to eta_min; the floor is left by an addition."""
+        before = self._weights(t - 1)
+        leaves = (t > 0) & (before == 0)
+        ratios = np.divide(self._weights(t), before, out=np.ones(t.shape), where=before > 0)
+        ratios[t == 0] = 1
+        step = (base_lr - self.eta_min) * np.square(np.sin(np.pi / 2 / self.T_max))
+        return ratios, np.where(leaves, step, self.eta_min * (1 - ratios))
+
+    def _weights(self, t: Steps) -> Rates:
+        """Return (1 + cos(πt / T_max)) / 2."""
+        # Folding to [0, T] in integers keeps the phase exact however large t is.
+        ahead = np.abs(self.T_max - t % (2 * self.T_max))
+        # sin²(x/2) = (1 − cos x) / 2 does not cancel near the floor as 1 + cos does.
+        weights: Rates = np.square(np.sin(ahead * (np.pi / 2) / self.T_max))
+        return weights
 
     def notes(self, seen: range, origin: int = 0) -> list[str]:
         """Say that the curve turns round, where it does."""

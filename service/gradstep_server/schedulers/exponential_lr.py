@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from gradstep_server.kinds import NonNegative, Reject
 from gradstep_server.schedulers.base import Rates, Schedule, Steps, decayed
 
@@ -39,3 +41,7 @@ class ExponentialLR(Schedule):
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return base_lr · γᵗ."""
         return decayed(base_lr, self.gamma, t)
+
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:  # noqa: ARG002 - it only scales
+        """Return gamma at every step but the first."""
+        return np.where(t > 0, self.gamma, 1.0), np.zeros(t.shape)

@@ -53,9 +53,18 @@ class LinearLR(Schedule):
 
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return base_lr times the factor interpolated at t, held at the end."""
-        share = t / self.total_iters
-        line = self.start_factor + (self.end_factor - self.start_factor) * share
-        return base_lr * np.where(t < self.total_iters, line, self.end_factor)
+        return base_lr * self._factors(t)
+
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:  # noqa: ARG002 - it only scales
+        """Return by what the factor at t differs from the one before."""
+        # From total_iters on the factor stays; before, it is above 0.
+        before = self._factors(np.clip(t - 1, 0, self.total_iters - 1))
+        ratios = np.where(t <= self.total_iters, self._factors(t) / before, 1.0)
+        return np.where(t == 0, self.start_factor, ratios), np.zeros(t.shape)
+
+    def _factors(self, t: Steps) -> Rates:
+        line = self.start_factor + (self.end_factor - self.start_factor) * (t / self.total_iters)
+        return np.where(t < self.total_iters, line, self.end_factor)
 
     def notes(self, seen: range, origin: int = 0) -> list[str]:
         """Say from where the rate is 0, where it is."""

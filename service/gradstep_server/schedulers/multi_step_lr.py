@@ -14,6 +14,8 @@ from gradstep_server.schedulers.base import Rates, Schedule, Steps, decayed
 MAX_MILESTONES = 10_000
 """Far more than anyone lists, few enough to sort at every call."""
 
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
+
 
 class MultiStepLR(Schedule):
     """Multiplies the rate by gamma at each milestone.
@@ -50,8 +52,15 @@ class MultiStepLR(Schedule):
 
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return base_lr · γ^(the number of milestones that are at most t)."""
-        milestones = np.sort(np.array(self.milestones, dtype=np.int64))
-        return decayed(base_lr, self.gamma, np.searchsorted(milestones, t, side="right"))
+        return decayed(base_lr, self.gamma, np.searchsorted(self._sorted(), t, side="right"))
+
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:  # noqa: ARG002 - it only scales
+        """Return gamma once for every time that t is listed."""
+        before, after = (np.searchsorted(self._sorted(), t, side=side) for side in _SIDES)
+        return decayed(1.0, self.gamma, after - before), np.zeros(t.shape)
+
+    def _sorted(self) -> Steps:
+        return np.sort(np.array(self.milestones, dtype=np.int64))
 
     def notes(self, seen: range, origin: int = 0) -> list[str]:
         """Say which milestones count more than once."""

@@ -51,6 +51,13 @@ class PolynomialLR(Schedule):
         left = np.maximum(self.total_iters - t, 0) / self.total_iters
         return base_lr * np.power(left, self.power)
 
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:  # noqa: ARG002 - it only scales
+        """Return by what the steps that are left are fewer than before, to the power."""
+        left = np.maximum(self.total_iters - t, 0)
+        falls = (t > 0) & (t <= self.total_iters)
+        ratios = np.power(left / (left + 1), self.power)
+        return np.where(falls, ratios, 1.0), np.zeros(t.shape)
+
     def notes(self, seen: range, origin: int = 0) -> list[str]:
         """Say from where the rate is 0, where it is."""
         if self.power == 0 or seen.stop <= self.total_iters:

@@ -4,60 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from gradstep_server.kinds import Count, Reject
+from gradstep_server.kinds import MAX_COUNT, Count, Reject
 from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
-
-if TYPE_CHECKING:
-    from gradstep_server.schedulers.union import Scheduler
-
-MAX_DEPTH = 32
-"""How deep schedules may be nested, the outermost one included."""
-
-MAX_SCHEDULERS = 1_000
-"""How many schedules one composite may hold, at all depths together."""
+from gradstep_server.schedulers.composite import Composite, Schedulers
 
 
-def _listed(schedulers: object) -> list[object]:
-    """Return what is listed, before it is known to be valid."""
-    return list(schedulers) if isinstance(schedulers, list | tuple) else []
-
-
-def _nested(item: object) -> list[object]:
-    """Return what a listed scheduler lists itself, if it is a composite."""
-    if isinstance(item, dict):
-        return _listed(item.get("schedulers"))
-    return _listed(getattr(item, "schedulers", None))
-
-
-def _within_limits(schedulers: object) -> object:
-    """Refuse what is too much before the validation descends into it."""
-    level, total, depth = _listed(schedulers), 0, 1
-    while level:
-        total, depth = total + len(level), depth + 1
-        if total > MAX_SCHEDULERS:
-            raise PydanticCustomError(
-                "too_many_schedulers",
-                "At most {limit} schedulers may be listed, nested ones included",
-                {"limit": MAX_SCHEDULERS},
-            )
-        if depth > MAX_DEPTH:
-            raise PydanticCustomError(
-                "nested_too_deep",
-                "Schedulers may be nested at most {limit} deep",
-                {"limit": MAX_DEPTH},
-            )
-        level = [inner for item in level for inner in _nested(item)]
-    return schedulers
-
-
-class SequentialLR(Schedule):
+class SequentialLR(Composite):
     """Runs several schedulers one after the other, switching at the milestones.
 
     Each scheduler starts at its own step 0, from base_lr, at the milestone where
@@ -108,9 +67,7 @@ class SequentialLR(Schedule):
     )
 
     type: Literal["SequentialLR"] = "SequentialLR"
-    schedulers: Annotated[
-        tuple[Scheduler, ...], Field(min_length=1), BeforeValidator(_within_limits)
-    ]
+    schedulers: Schedulers
     """The schedulers in the order in which they run."""
 
     milestones: tuple[Count, ...]
@@ -146,10 +103,15 @@ class SequentialLR(Schedule):
             rates[part] = scheduler.rule(own_t, base_lr)
         return rates
 
-    @property
-    def moves_momentum(self) -> bool:
-        """Whether any of the schedulers does."""
-        return any(scheduler.moves_momentum for scheduler in self.schedulers)
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:
+        """Return the moves of the scheduler in charge; one that takes over starts from base_lr."""
+        factors, offsets = np.empty(t.shape), np.empty(t.shape)
+        for part, scheduler, own_t in self._parts(t):
+            a, b = scheduler.affine(own_t, base_lr)
+            begins = own_t == 0
+            factors[part] = np.where(begins, 0.0, a)
+            offsets[part] = np.where(begins, a * base_lr + b, b)
+        return factors, offsets
 
     def momentums(self, t: Steps) -> Momentums:
         """Return the momentums of the scheduler in charge at each t, by its own t."""
@@ -157,6 +119,18 @@ class SequentialLR(Schedule):
         for part, scheduler, own_t in self._parts(t):
             momentums[part] = scheduler.momentums(own_t)
         return momentums
+
+    @property
+    def furthest(self) -> int:
+        """The last t that has a rate, whichever scheduler is in charge of it."""
+        starts = (0, *self.milestones)
+        stops = (*self.milestones, MAX_COUNT + 1)
+        reached = -1
+        for scheduler, start, stop in zip(self.schedulers, starts, stops, strict=True):
+            reached = min(stop - 1, start + scheduler.furthest)
+            if reached < stop - 1:
+                break
+        return reached
 
     def _parts(self, t: Steps) -> Iterator[tuple[NDArray[np.intp], Schedule, Steps]]:
         """Yield each scheduler that is in charge somewhere: where in `t`, and its own t."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
 from gradstep_server.kinds import NonNegative, PositiveCount, Reject
 from gradstep_server.schedulers.base import Rates, Schedule, Steps, decayed
 
@@ -40,3 +42,8 @@ class StepLR(Schedule):
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return base_lr · γ^⌊t / step_size⌋."""
         return decayed(base_lr, self.gamma, t // self.step_size)
+
+    def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:  # noqa: ARG002 - it only scales
+        """Return gamma at every step_size-th step, and 1 elsewhere."""
+        falls = (t % self.step_size == 0) & (t > 0)
+        return np.where(falls, self.gamma, 1.0), np.zeros(t.shape)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from gradstep_server.errors import Fault, InvalidRequest
+from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.schedulers import Curve, RateError, Rates, Steps, WindowError, window
 from gradstep_server.schedulers.curve import CHUNK
 from gradstep_server.web import picture
@@ -98,11 +99,19 @@ async def respond(
     """
     media_type = MEDIA_TYPES[drawing.form]
     prepare = partial(_prepare, drawing, where)
-    if len(drawing.curve) * len(drawing.curve.base_lrs) <= CHUNK:
-        return Response(b"".join(prepare()), headers=headers, media_type=media_type)
+    curve = drawing.curve
+    if len(curve) * len(curve.base_lrs) <= CHUNK:
+        # Few points take long where all the steps before them must be taken.
+        slow = curve.schedule.furthest < MAX_COUNT
+        whole = await run_in_threadpool(_whole, prepare) if slow else _whole(prepare)
+        return Response(whole, headers=headers, media_type=media_type)
     return StreamingResponse(
         await run_in_threadpool(prepare), headers=headers, media_type=media_type
     )
+
+
+def _whole(prepare: Callable[[], Iterator[bytes]]) -> bytes:
+    return b"".join(prepare())
 
 
 def _prepare(drawing: Drawing, where: str) -> Iterator[bytes]:
