@@ -15,7 +15,7 @@ RUN apt-get update \
       /opt/gradstep/lib/python3*/site-packages/uvloop/*.so
 # Compile every loop now, so that the service need not when it starts.
 ENV NUMBA_CACHE_DIR=/opt/gradstep/kernels
-RUN /opt/gradstep/bin/python -c "from gradstep_server.optimizers import Compute, warm_up; warm_up(Compute(1))"
+RUN /opt/gradstep/bin/python -c "import gradstep_server.schedulers; from gradstep_server.optimizers import Compute, warm_up; warm_up(Compute(1))"
 
 # The base without what only a build needs, so that the image holds none of it in a lower layer.
 FROM python:3.13-slim AS base

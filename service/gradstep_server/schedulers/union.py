@@ -6,6 +6,7 @@ from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
 from gradstep_server.schedulers.base import Schedule
+from gradstep_server.schedulers.chained_scheduler import ChainedScheduler
 from gradstep_server.schedulers.constant_lr import ConstantLR
 from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
 from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
@@ -30,6 +31,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     OneCycleLR,
     CyclicLR,
     SequentialLR,
+    ChainedScheduler,
 )
 
 SCHEDULERS: dict[str, type[Schedule]] = {kind.kind_name(): kind for kind in _KINDS}
@@ -39,4 +41,5 @@ Scheduler = Annotated[Schedule, TaggedUnion(lambda: _KINDS)]
 """Any scheduler: validates a value by the class that its ``type`` names."""
 
 # A composite holds the union that it belongs to, which exists only here.
-SequentialLR.model_rebuild(_types_namespace={"Scheduler": Scheduler})
+for _composite in (SequentialLR, ChainedScheduler):
+    _composite.model_rebuild(_types_namespace={"Scheduler": Scheduler})
