@@ -17,6 +17,7 @@ from gradstep_server.schedulers import SCHEDULERS, Curve, RateError, Rates, Sche
 
 SPAN = 3_000
 LEAST, MOST = 1e-6, 10.0
+RESTARTING = [name for name in PLAIN if not SCHEDULERS[name].continues]
 BASE_LRS = st.floats(LEAST, MOST)
 
 
@@ -98,7 +99,7 @@ def test_a_rate_of_zero_stays_zero_unless_a_parameter_is_a_rate_itself(
 ) -> None:
     rates = schedule.lrs(np.arange(SPAN), 0.0)
     assert (rates >= 0).all()
-    if not re.search('"(eta_min|max_lr)":', schedule.model_dump_json()):
+    if not re.search('"(eta_min|max_lr|swa_lr)":', schedule.model_dump_json()):
         assert (rates == 0).all()
 
 
@@ -121,8 +122,8 @@ def test_moves_from_step_to_step_lead_to_the_rates(kind: str) -> None:
 def nested(rng: random.Random, depth: int) -> dict[str, Any]:
     """Draw a composite that is exactly `depth` deep."""
     if depth == 1:
-        return sample_any(rng, depth=1)
-    schedulers = [sample_any(rng, depth=1) for _ in range(rng.randint(0, 2))]
+        return sample_any(rng, depth=1, plain=RESTARTING)
+    schedulers = [sample_any(rng, 1, RESTARTING) for _ in range(rng.randint(0, 2))]
     schedulers.insert(rng.randint(0, len(schedulers)), nested(rng, depth - 1))
     milestones = sorted(rng.sample(range(150), len(schedulers) - 1))
     return {"type": "SequentialLR", "schedulers": schedulers, "milestones": milestones}

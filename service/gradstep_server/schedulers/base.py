@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,9 @@ class OutOfReach(RateError):
 
 class Schedule(Kind):
     """The base of every scheduler class."""
+
+    continues: ClassVar[bool] = False
+    """Whether it goes on from the rate that it finds, not from base_lr, in a sequence."""
 
     @abstractmethod
     def rule(self, t: Steps, base_lr: float) -> Rates:

@@ -12,7 +12,7 @@ from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.kinds import MAX_COUNT, Count, Reject
-from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
+from gradstep_server.schedulers.base import Momentums, Rates, Steps
 from gradstep_server.schedulers.composite import Composite, Schedulers
 
 
@@ -21,7 +21,8 @@ class SequentialLR(Composite):
 
     Each scheduler starts at its own step 0, from base_lr, at the milestone where
     it takes over. So a cosine after a warm-up of 10 steps takes T_max = total − 10.
-    Schedulers may be composites themselves.
+    Only a SWALR goes on from the rate that it finds. Schedulers may be composites
+    themselves.
     """
 
     formula = r"\eta_t = \eta^{(i)}_{t - m_i}, \quad m_i \le t < m_{i+1}, \quad m_0 = 0"
@@ -98,26 +99,26 @@ class SequentialLR(Composite):
 
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return the rates of the scheduler in charge at each t, by its own t."""
-        rates = np.empty(t.shape)
-        for part, scheduler, own_t in self._parts(t):
-            rates[part] = scheduler.rule(own_t, base_lr)
+        rates, bases = np.empty(t.shape), self._bases(base_lr)
+        for part, i, own_t in self._parts(t):
+            rates[part] = self.schedulers[i].rule(own_t, bases[i])
         return rates
 
     def affine(self, t: Steps, base_lr: float) -> tuple[Rates, Rates]:
-        """Return the moves of the scheduler in charge; one that takes over starts from base_lr."""
+        """Return the moves of the scheduler in charge, one that takes over as it begins."""
         factors, offsets = np.empty(t.shape), np.empty(t.shape)
-        for part, scheduler, own_t in self._parts(t):
-            a, b = scheduler.affine(own_t, base_lr)
-            begins = own_t == 0
-            factors[part] = np.where(begins, 0.0, a)
-            offsets[part] = np.where(begins, a * base_lr + b, b)
+        for part, i, own_t in self._parts(t):
+            a, b = self.schedulers[i].affine(own_t, base_lr)
+            restarts = (own_t == 0) & ((t[part] == 0) | (not self.schedulers[i].continues))
+            factors[part] = np.where(restarts, 0.0, a)
+            offsets[part] = np.where(restarts, a * base_lr + b, b)
         return factors, offsets
 
     def momentums(self, t: Steps) -> Momentums:
         """Return the momentums of the scheduler in charge at each t, by its own t."""
         momentums = np.empty(t.shape)
-        for part, scheduler, own_t in self._parts(t):
-            momentums[part] = scheduler.momentums(own_t)
+        for part, i, own_t in self._parts(t):
+            momentums[part] = self.schedulers[i].momentums(own_t)
         return momentums
 
     @property
@@ -132,16 +133,30 @@ class SequentialLR(Composite):
                 break
         return reached
 
-    def _parts(self, t: Steps) -> Iterator[tuple[NDArray[np.intp], Schedule, Steps]]:
-        """Yield each scheduler that is in charge somewhere: where in `t`, and its own t."""
+    def _bases(self, base_lr: float) -> list[float]:
+        """Return the rate with which each scheduler begins: base_lr, or what it continues."""
+        bases, start = [base_lr], 0
+        for (before, scheduler), stop in zip(
+            pairwise(self.schedulers), self.milestones, strict=True
+        ):
+            found = base_lr
+            if scheduler.continues and stop > start:
+                last = np.array([stop - 1 - start])
+                found = float(before.rule(last, bases[-1])[0])
+            bases.append(found)
+            start = stop
+        return bases
+
+    def _parts(self, t: Steps) -> Iterator[tuple[NDArray[np.intp], int, Steps]]:
+        """Yield each scheduler that is in charge somewhere: where in `t`, which, its own t."""
         starts = np.array((0, *self.milestones), dtype=np.int64)
         active = np.searchsorted(starts[1:], t, side="right")
         order = np.argsort(active, kind="stable")
         # One cut per scheduler that is in charge somewhere, however many are listed.
         for part in np.split(order, np.flatnonzero(np.diff(active[order])) + 1):
             if part.size:
-                i = active[part[0]]
-                yield part, self.schedulers[i], t[part] - starts[i]
+                i = int(active[part[0]])
+                yield part, i, t[part] - starts[i]
 
     def notes(self, seen: range, origin: int = 0) -> list[str]:
         """Return the notes of every scheduler on the part where it is in charge."""
