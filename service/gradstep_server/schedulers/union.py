@@ -18,6 +18,7 @@ from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
 from gradstep_server.schedulers.polynomial_lr import PolynomialLR
 from gradstep_server.schedulers.sequential_lr import SequentialLR
 from gradstep_server.schedulers.step_lr import StepLR
+from gradstep_server.schedulers.swalr import SWALR
 
 _KINDS: tuple[type[Schedule], ...] = (
     StepLR,
@@ -30,6 +31,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     CosineAnnealingWarmRestarts,
     OneCycleLR,
     CyclicLR,
+    SWALR,
     SequentialLR,
     ChainedScheduler,
 )
