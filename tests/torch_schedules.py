@@ -24,8 +24,8 @@ FLOATS = {"pct_start"}
 """Parameters for which torch refuses an integer."""
 
 
-CORRUPTING = {"CyclicLR", "OneCycleLR"}
-"""Kinds that overwrite the optimizer's rate in torch, also for those listed beside them."""
+CORRUPTING = {"CyclicLR", "OneCycleLR", "SWALR"}
+"""Kinds that leave rates in torch's optimizer that others listed beside them read."""
 
 PURE = [name for name in PLAIN if name not in CORRUPTING]
 """What composites hold where they are compared with torch."""

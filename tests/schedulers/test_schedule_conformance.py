@@ -90,6 +90,40 @@ def test_the_rates_are_those_of_stepping_torch(kind: str) -> None:
     assert worst <= 1
 
 
+RISE = {"type": "LinearLR", "start_factor": 0.1, "total_iters": 9}
+FALL = {"type": "CosineAnnealingLR", "T_max": 90, "eta_min": 0.003}
+AVERAGE = {"type": "SWALR", "swa_lr": 0.05}
+CYCLE = {"type": "OneCycleLR", "max_lr": 1, "div_factor": 10, "total_steps": 1_200}
+WAVES = {"type": "CyclicLR", "max_lr": 0.4, "step_size_up": 30}
+HARMLESS = [
+    ("SequentialLR", [FALL, AVERAGE], [75]),
+    ("SequentialLR", [FALL, {**AVERAGE, "anneal_epochs": 0}], [75]),
+    ("SequentialLR", [FALL, {**AVERAGE, "anneal_strategy": "linear", "anneal_epochs": 7}], [1]),
+    ("SequentialLR", [AVERAGE, FALL], [20]),
+    ("SequentialLR", [FALL, AVERAGE], [0]),
+    ("SequentialLR", [FALL, AVERAGE, RISE], [40, 45]),
+    ("SequentialLR", [RISE, CYCLE], [9]),
+    ("SequentialLR", [WAVES, FALL, WAVES], [100, 200]),
+    ("ChainedScheduler", [{"type": "ExponentialLR", "gamma": 0.99}, AVERAGE], None),
+    ("ChainedScheduler", [AVERAGE, {"type": "StepLR", "step_size": 3, "gamma": 0.9}], None),
+    ("ChainedScheduler", [WAVES, RISE], None),
+    ("ChainedScheduler", [{"type": "ChainedScheduler", "schedulers": [RISE, FALL]}, RISE], None),
+]
+"""Composites of kinds that torch gives the right rates, if not beside just anything."""
+
+
+@pytest.mark.parametrize(("kind", "schedulers", "milestones"), HARMLESS)
+def test_composites_are_stepped_through_as_in_torch(
+    kind: str, schedulers: list[dict[str, Any]], milestones: list[int] | None
+) -> None:
+    params: dict[str, Any] = {"type": kind, "schedulers": schedulers}
+    if milestones is not None:
+        params["milestones"] = milestones
+    schedule = SCHEDULER.validate_python(params)
+    expected = stepped(params, 0.1, STEPS)
+    assert excess(schedule.lrs(np.arange(STEPS), 0.1), expected.lr, 0.1) <= 1
+
+
 def test_a_cosine_is_stepped_through_both_below_and_above_t_max() -> None:
     for T_max in (1, 2, 7, 100, 599, 600, 601, 1_199, 1_200, 5_000):
         params = {"type": "CosineAnnealingLR", "T_max": T_max, "eta_min": 0.001}
