@@ -9,14 +9,23 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from gradstep_server.schedulers import SCHEDULERS, Schedule, Scheduler
+from gradstep_server.schedulers import SCHEDULERS, Metrics, Schedule, Scheduler
 
 SCHEDULER: TypeAdapter[Schedule] = TypeAdapter(Scheduler)
 
 COMPOSITES = [name for name, kind in SCHEDULERS.items() if "schedulers" in kind.model_fields]
-PLAIN = [name for name in SCHEDULERS if name not in COMPOSITES]
+MEASURED = [name for name, kind in SCHEDULERS.items() if kind.needs_metrics]
+PLAIN = [name for name in SCHEDULERS if name not in {*COMPOSITES, *MEASURED}]
+"""What composites may hold beside composites."""
+
+METRICS: Metrics = np.round(
+    np.exp(-np.arange(3_000) / 400) + np.random.default_rng(0).normal(0, 0.05, 3_000), 4
+)
+"""What a training might measure: a noisy loss that falls, at times no number at all."""
+METRICS[50::400] = np.nan
 
 _ATTEMPTS = 1_000
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 import random
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from schedule_samples import COMPOSITES, PLAIN, SCHEDULER, sample
+from schedule_samples import COMPOSITES, METRICS, PLAIN, SCHEDULER, sample
 
 from gradstep_server.schedulers import SCHEDULERS, Momentums, Rates
 
@@ -54,6 +55,9 @@ def _case(params: dict[str, Any], base_lr: float) -> dict[str, Any]:
     case = {"params": params, "base_lr": base_lr, "lr": found.lr.tolist()}
     if SCHEDULER.validate_python(params).moves_momentum:
         case["momentum"] = found.momentum.tolist()
+    if SCHEDULERS[params["type"]].needs_metrics:
+        measured = METRICS[:POINTS].tolist()
+        case["metrics"] = [None if math.isnan(value) else value for value in measured]
     return case
 
 
@@ -65,6 +69,7 @@ def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Stepped:
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=base_lr)
     scheduler = _build(params, optimizer)
+    follows = SCHEDULERS[params["type"]].needs_metrics
     # torch warns of a scheduler that steps before its optimizer ever did.
     optimizer.step()
     group = optimizer.param_groups[0]
@@ -72,7 +77,7 @@ def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Stepped:
     for t in range(points):
         found.lr[t], found.momentum[t] = group["lr"], group["momentum"]
         if t + 1 < getattr(scheduler, "total_steps", points):
-            scheduler.step()
+            scheduler.step(*([METRICS[t]] if follows else []))
     return found
 
 

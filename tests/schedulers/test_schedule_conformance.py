@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from schedule_samples import SCHEDULER, sample
+from schedule_samples import METRICS, SCHEDULER, sample
 from torch_schedules import PURE, cases, stepped
 
 from gradstep_server.schedulers import SCHEDULERS, NegativeRate, Rates, Schedule
@@ -38,7 +38,9 @@ def test_the_curves_are_the_recorded_ones(kind: str) -> None:
         expected = np.array(case["lr"])
         t = np.arange(len(expected))
         schedule = SCHEDULER.validate_python(case["params"])
-        assert excess(schedule.lrs(t, case["base_lr"]), expected, case["base_lr"]) <= 1
+        metrics = np.array(case.get("metrics", []), dtype=np.float64)
+        rates = schedule.lrs(t, case["base_lr"], metrics)
+        assert excess(rates, expected, case["base_lr"]) <= 1
         assert schedule.moves_momentum == ("momentum" in case)
         if schedule.moves_momentum:
             assert excess(schedule.momentums(t), np.array(case["momentum"]), 1) <= 1
@@ -81,7 +83,7 @@ def test_the_rates_are_those_of_stepping_torch(kind: str) -> None:
         expected = stepped(params, base_lr, STEPS)
         schedule = SCHEDULER.validate_python(params)
         t = np.arange(until_negative(schedule, base_lr, expected.lr))
-        got, wanted = schedule.lrs(t, base_lr), expected.lr[t]
+        got, wanted = schedule.lrs(t, base_lr, METRICS), expected.lr[t]
         worst = max(worst, excess(got, wanted, base_lr))
         error = max(error, float(np.max(np.abs(got - wanted)) / base_lr))
         if schedule.moves_momentum:

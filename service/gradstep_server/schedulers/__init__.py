@@ -1,6 +1,7 @@
 """What a schedule is: one class per kind, a closed form over an array of steps."""
 
 from gradstep_server.schedulers.base import (
+    Metrics,
     Momentums,
     NegativeRate,
     OutOfReach,
@@ -10,6 +11,7 @@ from gradstep_server.schedulers.base import (
     Schedule,
     Steps,
     UndefinedRate,
+    Unmeasured,
 )
 from gradstep_server.schedulers.curve import Curve, WindowError, window
 from gradstep_server.schedulers.union import SCHEDULERS, Scheduler
@@ -17,6 +19,7 @@ from gradstep_server.schedulers.union import SCHEDULERS, Scheduler
 __all__ = [
     "SCHEDULERS",
     "Curve",
+    "Metrics",
     "Momentums",
     "NegativeRate",
     "OutOfReach",
@@ -27,6 +30,7 @@ __all__ = [
     "Scheduler",
     "Steps",
     "UndefinedRate",
+    "Unmeasured",
     "WindowError",
     "window",
 ]

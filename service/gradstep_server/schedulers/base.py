@@ -28,6 +28,13 @@ Momentums = NDArray[np.float64]
 """Momentums, one for each step number; NaN where the optimizer keeps its own."""
 
 
+Metrics = NDArray[np.float64]
+"""What was measured after step 0, after step 1 and so on; NaN where it was no number."""
+
+UNMEASURED: Metrics = np.empty(0)
+"""What is known before anything was measured."""
+
+
 class RateError(ValueError):
     """Raised when a schedule has no rate that can be used at a step.
 
@@ -35,7 +42,8 @@ class RateError(ValueError):
     ├── RateOverflow   it is larger than a float64 can hold
     ├── NegativeRate   it is below 0
     ├── UndefinedRate  it is not a number
-    └── OutOfReach     too many steps lead to it
+    ├── OutOfReach     too many steps lead to it
+    └── Unmeasured     it follows a metric, and none was given
     """
 
     def __init__(self, step: int, why: str) -> None:
@@ -77,18 +85,37 @@ class OutOfReach(RateError):
         )
 
 
+class Unmeasured(RateError):
+    """Raised when a schedule that follows a metric is asked without any."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step, "follows a metric. Give what was measured, or choose another kind.")
+
+
 class Schedule(Kind):
     """The base of every scheduler class."""
 
     continues: ClassVar[bool] = False
     """Whether it goes on from the rate that it finds, not from base_lr, in a sequence."""
 
+    needs_metrics: ClassVar[bool] = False
+    """Whether its rates follow from what is measured after each step."""
+
+    def counted(self, t: Steps, metrics: Metrics | None) -> Steps:  # noqa: ARG002 - for kinds that follow one
+        """Return what the rule counts at each t: steps, unless the kind follows a metric.
+
+        Args:
+            t: step numbers from 0, in any order.
+            metrics: what was measured; None where nothing ever is.
+        """
+        return t
+
     @abstractmethod
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return the rate at each t by the kind's formula, element by element.
 
         Args:
-            t: step numbers from 0; they are not modified.
+            t: what the rule counts, from 0: step numbers; they are not modified.
             base_lr: the rate that the schedule scales, finite and at least 0.
 
         Returns:
@@ -113,32 +140,34 @@ class Schedule(Kind):
         """
         return np.zeros(t.shape), self.rule(t, base_lr)
 
-    def lrs(self, t: Steps, base_lr: float) -> Rates:
+    def lrs(self, t: Steps, base_lr: float, metrics: Metrics | None = None) -> Rates:
         """Return the rate at each t, all of them finite and at least 0.
 
         Args:
             t: step numbers from 0, in any order.
             base_lr: the rate that the schedule scales, finite and at least 0.
+            metrics: what was measured, for a kind that follows a metric; behind the
+                last one the rate is held.
 
         Returns:
             A new array of the length of `t`.
 
         Raises:
-            RateError: a rate is too large, below 0, undefined or out of reach.
+            RateError: a rate is too large, below 0, undefined, out of reach or unmeasured.
         """
         if t.size and t.max() > self.furthest:
             raise OutOfReach(int(t.max()), self.furthest)
         with np.errstate(all="ignore"):
-            rates = self.rule(t, base_lr)
+            rates = self.rule(self.counted(t, metrics), base_lr)
         # NaN fails both comparisons.
         usable = (rates >= 0) & (rates < np.inf)
         if not usable.all():
             raise _refusal(t[~usable], rates[~usable])
         return rates
 
-    def lr(self, t: int, base_lr: float) -> float:
+    def lr(self, t: int, base_lr: float, metrics: Metrics | None = None) -> float:
         """Return the rate at one t: the same bits that `lrs` gives for it."""
-        return float(self.lrs(np.array([t], dtype=np.int64), base_lr)[0])
+        return float(self.lrs(np.array([t], dtype=np.int64), base_lr, metrics)[0])
 
     @property
     def size(self) -> int:

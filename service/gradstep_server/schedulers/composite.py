@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.schedulers.base import Schedule
@@ -52,8 +52,23 @@ def _within_limits(schedulers: object) -> object:
     return schedulers
 
 
+def _without_metrics(schedulers: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+    """Refuse what follows a metric: a scheduler's own steps are not those measured."""
+    for scheduler in schedulers:
+        if scheduler.needs_metrics:
+            raise PydanticCustomError(
+                "metric_in_composite",
+                "{kind} follows a metric and cannot be listed with others",
+                {"kind": scheduler.kind_name()},
+            )
+    return schedulers
+
+
 Schedulers = Annotated[
-    tuple["Scheduler", ...], Field(min_length=1), BeforeValidator(_within_limits)
+    tuple["Scheduler", ...],
+    Field(min_length=1),
+    BeforeValidator(_within_limits),
+    AfterValidator(_without_metrics),
 ]
 """Any schedulers, nested ones included; the union is known once every class is."""
 

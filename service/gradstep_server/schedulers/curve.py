@@ -8,12 +8,12 @@ holds one group's whole curve.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gradstep_server.kinds import MAX_COUNT
-from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
+from gradstep_server.schedulers.base import UNMEASURED, Metrics, Momentums, Rates, Schedule, Steps
 
 CHUNK = 65_536
 """Points evaluated at a time: 512 KiB of rates."""
@@ -86,6 +86,9 @@ class Curve:
     points: range | Steps
     """The step numbers in ascending order, at least one."""
 
+    metrics: Metrics = field(default_factory=lambda: UNMEASURED)
+    """What was measured after each step from 0 on, for a schedule that follows a metric."""
+
     def __len__(self) -> int:
         """Return the number of points of each line."""
         return len(self.points)
@@ -102,7 +105,7 @@ class Curve:
             RateError: a rate in the next chunk is too large, below 0 or undefined.
         """
         for t in self.steps():
-            yield self.schedule.lrs(t, self.base_lrs[group])
+            yield self.schedule.lrs(t, self.base_lrs[group], self.metrics)
 
     def momentums(self) -> Iterator[Momentums]:
         """Yield the momentums in chunks, the same for every group."""
@@ -122,7 +125,13 @@ class Curve:
 
     def notes(self) -> list[str]:
         """Return what a user should know of this curve, most often nothing."""
-        return self.schedule.notes(range(int(self.points[0]), int(self.points[-1]) + 1))
+        notes = self.schedule.notes(range(int(self.points[0]), int(self.points[-1]) + 1))
+        if self.schedule.needs_metrics and self.points[-1] > self.metrics.size:
+            notes.append(
+                f"Nothing is known to be measured after step {self.metrics.size} "
+                "or later: the rate is held."
+            )
+        return notes
 
     def decimated(self, max_points: int) -> Curve:
         """Return the curve with at most `max_points` points that looks the same.

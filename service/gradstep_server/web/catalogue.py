@@ -17,6 +17,9 @@ from gradstep_server.schedulers import SCHEDULERS, Schedule
 from gradstep_server.web.errors import UnknownKind
 from gradstep_server.web.problems import responses
 
+_MEASURED = ",".join(f"{max(0.3, 1 - i / 20):.2f}" for i in range(100))
+"""What a training might measure: a value that falls for a while, and then no more."""
+
 
 class KindEntry(BaseModel):
     """Everything that is known of a kind."""
@@ -97,7 +100,10 @@ def _curve(kind: type[Schedule]) -> str:
     example = kind.examples[0]
     plain = all(_is_plain(value) for value in example.values())
     given = example if plain else {"spec": orjson.dumps(example).decode()}
-    query = urlencode({"base_lr": 0.1, "steps": 100, "format": "svg", **given}, doseq=True)
+    metrics = {"metrics": _MEASURED} if kind.needs_metrics else {}
+    query = urlencode(
+        {"base_lr": 0.1, "steps": 100, "format": "svg", **given, **metrics}, doseq=True
+    )
     return f"/v1/schedules/{kind.kind_name()}?{query}"
 
 

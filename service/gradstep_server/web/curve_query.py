@@ -37,6 +37,8 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
         raise UnknownKind(kind_name, SCHEDULERS)
     given = {name: params.getlist(name) for name in params if name not in _ELSEWHERE}
     body: dict[str, Any] = {name: _value(given.pop(name)) for name in WINDOW if name in given}
+    if "metrics" in body and not isinstance(body["metrics"], list):
+        body["metrics"] = [body["metrics"]]
     spec = params.get("spec")
     if spec is None:
         body["scheduler"] = _scheduler(SCHEDULERS[kind_name], given)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, Tag
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, Strict, Tag, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from gradstep_server.kinds import MAX_COUNT, NUMBER_OR_LIST, Count, NonNegative, PositiveCount
-from gradstep_server.schedulers import Scheduler
+from gradstep_server.kinds import MAX_COUNT, NUMBER_OR_LIST, Count, NonNegative, PositiveCount, Real
+from gradstep_server.schedulers import Metrics, Scheduler
 from gradstep_server.schedulers.curve import MIN_DECIMATED
 
 MAX_GROUPS = 1_000
@@ -64,6 +66,27 @@ class CurveRequest(BaseModel):
 
     last_epoch: Annotated[int, Strict(), Field(ge=-1, le=MAX_COUNT)] = -1
     """The last step already taken: the curve begins with the one after it."""
+
+    metrics: tuple[Real | None, ...] | None = None
+    """What was measured after step 0, after step 1 and so on, for a scheduler that follows a
+    metric; null where it was no number."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _are_followed(
+        cls, metrics: tuple[float | None, ...] | None, info: ValidationInfo
+    ) -> tuple[float | None, ...] | None:
+        scheduler = info.data.get("scheduler")
+        if metrics is not None and scheduler is not None and not scheduler.needs_metrics:
+            raise PydanticCustomError(
+                "metrics_not_followed", "{kind} follows no metric", {"kind": scheduler.kind_name()}
+            )
+        return metrics
+
+    @property
+    def measured(self) -> Metrics:
+        """The metrics as numbers; a missing one is NaN."""
+        return np.array(self.metrics or (), dtype=np.float64)
 
     @property
     def base_lrs(self) -> tuple[float, ...]:
