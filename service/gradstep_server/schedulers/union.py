@@ -16,6 +16,7 @@ from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
 from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
 from gradstep_server.schedulers.polynomial_lr import PolynomialLR
+from gradstep_server.schedulers.reduce_lr_on_plateau import ReduceLROnPlateau
 from gradstep_server.schedulers.sequential_lr import SequentialLR
 from gradstep_server.schedulers.step_lr import StepLR
 from gradstep_server.schedulers.swalr import SWALR
@@ -32,6 +33,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     OneCycleLR,
     CyclicLR,
     SWALR,
+    ReduceLROnPlateau,
     SequentialLR,
     ChainedScheduler,
 )
