@@ -96,6 +96,7 @@ def _sample_field(field: Mapping[str, Any], rng: random.Random) -> Any:
 def _sample_number(field: Mapping[str, Any], rng: random.Random) -> float:
     limit = field.get("maximum", 1.02)
     drawn = [rng.uniform(0.001, limit), 1 - 10 ** rng.uniform(-5, -1), 10 ** rng.uniform(-4, 0)]
-    if field.get("default", 0) > limit:
-        drawn = [field["default"] * 10 ** rng.uniform(-1, 1)]
+    default = field.get("default", 0)
+    if default > limit or 0 < default < 0.01:
+        drawn = [default * 10 ** rng.uniform(-1, 1)]
     return rng.choice(drawn)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from schedule_samples import COMPOSITES, METRICS, PLAIN, SCHEDULER, sample
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from gradstep_server.schedulers import SCHEDULERS, Momentums, Rates
 
@@ -30,6 +31,14 @@ CORRUPTING = {"CyclicLR", "OneCycleLR", "SWALR"}
 
 PURE = [name for name in PLAIN if name not in CORRUPTING]
 """What composites hold where they are compared with torch."""
+
+
+class RelativeToMagnitude(ReduceLROnPlateau):
+    """torch's scheduler with the threshold mode that torch lacks, `rel_abs`."""
+
+    def _is_better(self, a: float, best: float) -> bool:
+        margin = self.threshold * abs(best) if math.isfinite(best) else 0.0
+        return a < best - margin if self.mode == "min" else a > best + margin
 
 
 class Stepped(NamedTuple):
@@ -94,6 +103,9 @@ def _build(
         arguments["base_lr"] = optimizer.defaults["lr"]
     if "schedulers" in arguments:
         arguments["schedulers"] = [_build(child, optimizer) for child in arguments["schedulers"]]
-    scheduler = getattr(importlib.import_module(module), name)(optimizer=optimizer, **arguments)
+    build = getattr(importlib.import_module(module), name)
+    if arguments.get("threshold_mode") == "rel_abs":
+        build, arguments["threshold_mode"] = RelativeToMagnitude, "rel"
+    scheduler = build(optimizer=optimizer, **arguments)
     assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
     return scheduler

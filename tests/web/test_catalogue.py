@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from stateless_app import client
@@ -69,6 +70,9 @@ def test_the_link_of_a_scheduler_is_a_picture_of_its_first_example(name: str) ->
     drawn = client().get(entry["curve"])
     assert drawn.headers["Content-Type"] == "image/svg+xml"
     body = {"scheduler": entry["examples"][0], "base_lr": 0.1, "steps": 100}
+    if SCHEDULERS[name].needs_metrics:
+        (measured,) = parse_qs(entry["curve"])["metrics"]
+        body["metrics"] = [float(value) for value in measured.split(",")]
     assert drawn.content == client().post("/v1/schedules?format=svg", json=body).content
 
 

@@ -58,7 +58,7 @@ def _without_metrics(schedulers: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
         if scheduler.needs_metrics:
             raise PydanticCustomError(
                 "metric_in_composite",
-                "{kind} follows a metric and cannot be listed with others",
+                "A scheduler that follows a metric, as {kind}, cannot be listed with others",
                 {"kind": scheduler.kind_name()},
             )
     return schedulers

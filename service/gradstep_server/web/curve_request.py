@@ -79,7 +79,9 @@ class CurveRequest(BaseModel):
         scheduler = info.data.get("scheduler")
         if metrics is not None and scheduler is not None and not scheduler.needs_metrics:
             raise PydanticCustomError(
-                "metrics_not_followed", "{kind} follows no metric", {"kind": scheduler.kind_name()}
+                "metrics_not_followed",
+                "Leave metrics out: {kind} follows none",
+                {"kind": scheduler.kind_name()},
             )
         return metrics
 
