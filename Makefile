@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := service clients/python tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test docker-test crash check format lint types generated openapi clean
+.PHONY: help install serve demo test conformance docker-test crash check format lint types generated openapi clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -33,6 +33,10 @@ demo: $(VENV)/everything ## Train on real data through the service, and compare 
 
 test: $(VENV)/everything ## Run all tests
 	$(BIN)/python -m pytest
+
+conformance: $(VENV)/everything ## Compare every kind with the library whose numbers it has
+	$(BIN)/python -m pip install --quiet --editable '.[conformance]'
+	$(BIN)/python -m pytest -s -m 'conformance or not slow' tests/schedulers/test_schedule_conformance.py tests/optimizers/test_optimizer_conformance.py
 
 docker-test: $(VENV)/everything ## Build the image and run it, wherever there is a Docker engine
 	$(BIN)/python -m pytest -m docker -s tests/docker

@@ -29,7 +29,7 @@ FLOATS = {"pct_start"}
 CORRUPTING = {"CyclicLR", "OneCycleLR", "SWALR"}
 """Kinds that leave rates in torch's optimizer that others listed beside them read."""
 
-PURE = [name for name in PLAIN if name not in CORRUPTING]
+PURE = [name for name in PLAIN if SCHEDULERS[name].torch_name and name not in CORRUPTING]
 """What composites hold where they are compared with torch."""
 
 
@@ -48,15 +48,26 @@ class Stepped(NamedTuple):
     momentum: Momentums
 
 
-def cases(kind: str) -> list[dict[str, Any]]:
-    """Return what a kind's golden file records: parameters and torch's curves."""
+def has_rates(params: Mapping[str, Any]) -> bool:
+    """Tell whether the library has rates: transformers divides by 0 without any decay."""
+    full = params.get("num_warmup_steps") == params.get("num_training_steps")
+    return not (params["type"] == "HFPolynomial" and full)
+
+
+def inputs(kind: str) -> list[tuple[dict[str, Any], float]]:
+    """Return parameters and a base rate for each curve that a kind's golden file records."""
     rng = random.Random(kind)
     params = [{"type": kind, **example} for example in SCHEDULERS[kind].examples]
     # A composite's samples would change with every kind that is added.
     if kind not in COMPOSITES:
         params += [sample(kind, rng) for _ in range(SAMPLES)]
     base_lrs = [rng.choice([0.1, 1.0, 0.03]) for _ in params]
-    return [_case(*case) for case in zip(params, base_lrs, strict=True)]
+    return list(zip(params, base_lrs, strict=True))
+
+
+def cases(kind: str) -> list[dict[str, Any]]:
+    """Return what a kind's golden file records: parameters and torch's curves."""
+    return [_case(params, base_lr) for params, base_lr in inputs(kind)]
 
 
 def _case(params: dict[str, Any], base_lr: float) -> dict[str, Any]:
@@ -93,7 +104,8 @@ def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Stepped:
 def _build(
     params: Mapping[str, Any], optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    module, _, name = SCHEDULERS[params["type"]].torch_name.rpartition(".")
+    kind = SCHEDULERS[params["type"]]
+    module, _, name = (kind.torch_name or kind.reference).rpartition(".")
     arguments: dict[str, Any] = {
         key: float(value) if key in FLOATS else value
         for key, value in params.items()

@@ -88,6 +88,9 @@ class Kind(BaseModel):
     torch_name: ClassVar[str]
     """The class in torch whose numbers these are; empty where torch has none."""
 
+    reference: ClassVar[str] = ""
+    """What else has these numbers, where torch does not: a function of another library."""
+
     examples: ClassVar[tuple[Mapping[str, Any], ...]]
     """Parameters that work, the first one the most typical; ``type`` left out."""
 

@@ -1,14 +1,17 @@
-"""Write ``schedulers/<Kind>.json``: the curves that torch gives when stepped.
+"""Write ``schedulers/<Kind>.json``: the curves that torch or transformers give when stepped.
 
 Run from the top of the repository, for all kinds or the named ones:
 
     PYTHONPATH=service:tests python tests/golden/generate_schedulers.py [KIND ...]
+
+Hugging Face's kinds need transformers (``pip install '.[conformance]'``).
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -27,6 +30,9 @@ def write(kind: str) -> None:
         "generator": "tests/golden/generate_schedulers.py",
         "path": "chained",
     }
+    library, _, _ = SCHEDULERS[kind].reference.partition(".")
+    if library:
+        head[library] = version(library)
     lines = ",\n".join(json.dumps(case) for case in cases(kind))
     text = json.dumps(head)[:-1] + ', "cases": [\n' + lines + "\n]}\n"
     (FOLDER / f"{kind}.json").write_text(text)

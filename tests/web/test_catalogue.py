@@ -43,6 +43,7 @@ def test_an_entry_says_what_the_class_says(room: str, name: str) -> None:
     assert entry["description"].startswith(entry["summary"])
     assert entry["formula"] == kind.formula
     assert entry["torch_name"] == kind.torch_name
+    assert entry["reference"] == kind.reference
     assert set(entry["parameters"]["properties"]) == set(kind.model_fields)
     assert "type" in entry["parameters"]["required"]
 

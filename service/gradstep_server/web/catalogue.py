@@ -41,6 +41,9 @@ class KindEntry(BaseModel):
     torch_name: str
     """The class in torch whose numbers these are; empty where torch has none."""
 
+    reference: str
+    """The function of another library whose numbers these are, where torch has none."""
+
     parameters: dict[str, Any]
     """The JSON schema of its parameters."""
 
@@ -82,6 +85,7 @@ def _facts(kind: type[Kind]) -> dict[str, Any]:
         "description": inspect.getdoc(kind) or "",
         "formula": kind.formula,
         "torch_name": kind.torch_name,
+        "reference": kind.reference,
         "parameters": _schema(kind),
         "examples": [{"type": name, **example} for example in kind.examples],
     }
