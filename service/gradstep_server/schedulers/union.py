@@ -12,6 +12,7 @@ from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
 from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
+from gradstep_server.schedulers.hf_linear import HFLinear
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
 from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
@@ -34,6 +35,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     CyclicLR,
     SWALR,
     ReduceLROnPlateau,
+    HFLinear,
     SequentialLR,
     ChainedScheduler,
 )
