@@ -12,6 +12,7 @@ from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
 from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
+from gradstep_server.schedulers.hf_cosine import HFCosine
 from gradstep_server.schedulers.hf_linear import HFLinear
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
@@ -36,6 +37,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     SWALR,
     ReduceLROnPlateau,
     HFLinear,
+    HFCosine,
     SequentialLR,
     ChainedScheduler,
 )
