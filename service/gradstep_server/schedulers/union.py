@@ -13,6 +13,7 @@ from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnne
 from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.hf_cosine import HFCosine
+from gradstep_server.schedulers.hf_cosine_with_restarts import HFCosineWithRestarts
 from gradstep_server.schedulers.hf_linear import HFLinear
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
@@ -38,6 +39,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     ReduceLROnPlateau,
     HFLinear,
     HFCosine,
+    HFCosineWithRestarts,
     SequentialLR,
     ChainedScheduler,
 )
