@@ -15,6 +15,7 @@ from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.hf_cosine import HFCosine
 from gradstep_server.schedulers.hf_cosine_with_restarts import HFCosineWithRestarts
 from gradstep_server.schedulers.hf_linear import HFLinear
+from gradstep_server.schedulers.hf_polynomial import HFPolynomial
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
 from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
@@ -40,6 +41,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFLinear,
     HFCosine,
     HFCosineWithRestarts,
+    HFPolynomial,
     SequentialLR,
     ChainedScheduler,
 )
