@@ -15,6 +15,7 @@ from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.hf_constant_with_warmup import HFConstantWithWarmup
 from gradstep_server.schedulers.hf_cosine import HFCosine
 from gradstep_server.schedulers.hf_cosine_with_restarts import HFCosineWithRestarts
+from gradstep_server.schedulers.hf_inverse_sqrt import HFInverseSqrt
 from gradstep_server.schedulers.hf_linear import HFLinear
 from gradstep_server.schedulers.hf_polynomial import HFPolynomial
 from gradstep_server.schedulers.linear_lr import LinearLR
@@ -44,6 +45,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFCosineWithRestarts,
     HFPolynomial,
     HFConstantWithWarmup,
+    HFInverseSqrt,
     SequentialLR,
     ChainedScheduler,
 )
