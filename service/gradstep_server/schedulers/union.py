@@ -14,6 +14,7 @@ from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.hf_constant_with_warmup import HFConstantWithWarmup
 from gradstep_server.schedulers.hf_cosine import HFCosine
+from gradstep_server.schedulers.hf_cosine_with_min_lr import HFCosineWithMinLr
 from gradstep_server.schedulers.hf_cosine_with_restarts import HFCosineWithRestarts
 from gradstep_server.schedulers.hf_inverse_sqrt import HFInverseSqrt
 from gradstep_server.schedulers.hf_linear import HFLinear
@@ -46,6 +47,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFPolynomial,
     HFConstantWithWarmup,
     HFInverseSqrt,
+    HFCosineWithMinLr,
     SequentialLR,
     ChainedScheduler,
 )
