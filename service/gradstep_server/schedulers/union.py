@@ -14,6 +14,7 @@ from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
 from gradstep_server.schedulers.hf_constant_with_warmup import HFConstantWithWarmup
 from gradstep_server.schedulers.hf_cosine import HFCosine
+from gradstep_server.schedulers.hf_cosine_warmup_with_min_lr import HFCosineWarmupWithMinLr
 from gradstep_server.schedulers.hf_cosine_with_min_lr import HFCosineWithMinLr
 from gradstep_server.schedulers.hf_cosine_with_restarts import HFCosineWithRestarts
 from gradstep_server.schedulers.hf_inverse_sqrt import HFInverseSqrt
@@ -48,6 +49,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFConstantWithWarmup,
     HFInverseSqrt,
     HFCosineWithMinLr,
+    HFCosineWarmupWithMinLr,
     SequentialLR,
     ChainedScheduler,
 )
