@@ -20,6 +20,7 @@ from gradstep_server.schedulers.hf_cosine_with_restarts import HFCosineWithResta
 from gradstep_server.schedulers.hf_inverse_sqrt import HFInverseSqrt
 from gradstep_server.schedulers.hf_linear import HFLinear
 from gradstep_server.schedulers.hf_polynomial import HFPolynomial
+from gradstep_server.schedulers.hf_warmup_stable_decay import HFWarmupStableDecay
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
 from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
@@ -50,6 +51,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFInverseSqrt,
     HFCosineWithMinLr,
     HFCosineWarmupWithMinLr,
+    HFWarmupStableDecay,
     SequentialLR,
     ChainedScheduler,
 )
