@@ -6,7 +6,7 @@ So a new kind is covered without being named here.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,13 +84,18 @@ def _sample_field(field: Mapping[str, Any], rng: random.Random) -> Any:
         return _sample_field(rng.choice(field["anyOf"]), rng)
     if "enum" in field:
         return rng.choice(field["enum"])
-    if field["type"] == "array":
-        return [_sample_field(field["items"], rng) for _ in range(rng.randint(0, 5))]
-    if field["type"] == "integer":
-        return min(field["maximum"], int(10 ** rng.uniform(0, 3.3)))
-    if field["type"] == "number":
-        return _sample_number(field, rng)
-    return None if field["type"] == "null" else rng.random() < 0.5
+    return _BY_TYPE[field["type"]](field, rng)
+
+
+def _sample_array(field: Mapping[str, Any], rng: random.Random) -> list[Any]:
+    if "prefixItems" in field:
+        return [_sample_field(item, rng) for item in field["prefixItems"]]
+    drawn = [_sample_field(field["items"], rng) for _ in range(rng.randint(0, 5))]
+    return sorted(drawn) if "prefixItems" in field["items"] else drawn
+
+
+def _sample_integer(field: Mapping[str, Any], rng: random.Random) -> int:
+    return min(int(field["maximum"]), int(10 ** rng.uniform(0, 3.3)))
 
 
 def _sample_number(field: Mapping[str, Any], rng: random.Random) -> float:
@@ -100,3 +105,12 @@ def _sample_number(field: Mapping[str, Any], rng: random.Random) -> float:
     if default > limit or 0 < default < 0.01:
         drawn = [default * 10 ** rng.uniform(-1, 1)]
     return rng.choice(drawn)
+
+
+_BY_TYPE: Mapping[str, Callable[[Mapping[str, Any], random.Random], Any]] = {
+    "array": _sample_array,
+    "integer": _sample_integer,
+    "number": _sample_number,
+    "boolean": lambda _, rng: rng.random() < 0.5,
+    "null": lambda _, __: None,
+}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from schedule_samples import COMPOSITES, METRICS, PLAIN, SCHEDULER, sample
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from gradstep_server.schedulers import SCHEDULERS, Momentums, Rates
 
@@ -31,6 +32,29 @@ CORRUPTING = {"CyclicLR", "OneCycleLR", "SWALR"}
 
 PURE = [name for name in PLAIN if SCHEDULERS[name].torch_name and name not in CORRUPTING]
 """What composites hold where they are compared with torch."""
+
+
+def piecewise(params: Mapping[str, Any], _: float) -> Callable[[int], float]:
+    """Return PiecewiseLR's factor of base_lr as a function of t, point by point."""
+    points = params["points"]
+
+    def factor(t: int) -> float:
+        for (start, first), (stop, last) in pairwise(points):
+            if start <= t < stop:
+                share = (t - start) / (stop - start)
+                bent = {"linear": share, "cos": (1 - math.cos(math.pi * share)) / 2}
+                return float(
+                    first + (last - first) * bent.get(params.get("interpolation", "linear"), 0)
+                )
+        return float(points[0][1] if t < points[0][0] else points[-1][1])
+
+    return factor
+
+
+FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any], float], Callable[[int], float]]] = {
+    "PiecewiseLR": piecewise,
+}
+"""For kinds that no library has: from parameters and base_lr, the lambda of a LambdaLR."""
 
 
 class RelativeToMagnitude(ReduceLROnPlateau):
@@ -105,6 +129,8 @@ def _build(
     params: Mapping[str, Any], optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
     kind = SCHEDULERS[params["type"]]
+    if not (kind.torch_name or kind.reference):
+        return LambdaLR(optimizer, FUNCTIONS[params["type"]](params, optimizer.defaults["lr"]))
     module, _, name = (kind.torch_name or kind.reference).rpartition(".")
     arguments: dict[str, Any] = {
         key: float(value) if key in FLOATS else value
