@@ -24,6 +24,7 @@ from gradstep_server.schedulers.hf_warmup_stable_decay import HFWarmupStableDeca
 from gradstep_server.schedulers.linear_lr import LinearLR
 from gradstep_server.schedulers.multi_step_lr import MultiStepLR
 from gradstep_server.schedulers.one_cycle_lr import OneCycleLR
+from gradstep_server.schedulers.piecewise_lr import PiecewiseLR
 from gradstep_server.schedulers.polynomial_lr import PolynomialLR
 from gradstep_server.schedulers.reduce_lr_on_plateau import ReduceLROnPlateau
 from gradstep_server.schedulers.sequential_lr import SequentialLR
@@ -52,6 +53,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFCosineWithMinLr,
     HFCosineWarmupWithMinLr,
     HFWarmupStableDecay,
+    PiecewiseLR,
     SequentialLR,
     ChainedScheduler,
 )
