@@ -47,8 +47,12 @@ def sample(
     for _ in range(_ATTEMPTS):
         drawn = {"type": kind}
         for name, field in fields.items():
-            if name != "type":
-                drawn[name] = _sample_field(field, rng)
+            if name == "type":
+                continue
+            # No schema says what a text may be; the examples do.
+            written = [example[name] for example in SCHEDULERS[kind].examples if name in example]
+            is_text = field.get("type") == "string" and "enum" not in field
+            drawn[name] = rng.choice(written) if is_text else _sample_field(field, rng)
         if _is_valid(drawn):
             return drawn
     raise AssertionError(f"no valid {kind} in {_ATTEMPTS} attempts")

@@ -51,8 +51,16 @@ def piecewise(params: Mapping[str, Any], _: float) -> Callable[[int], float]:
     return factor
 
 
+def expression(params: Mapping[str, Any], base_lr: float) -> Callable[[int], float]:
+    """Return ExpressionLR's factor of base_lr as Python itself computes it."""
+    names = {"abs": abs, "max": max, "min": min, "base_lr": base_lr, **vars(math)}
+    code = compile(params["expression"], "expression", "eval")
+    return lambda t: eval(code, {**names, "t": t}) / base_lr  # noqa: S307 - the examples' own text
+
+
 FUNCTIONS: Mapping[str, Callable[[Mapping[str, Any], float], Callable[[int], float]]] = {
     "PiecewiseLR": piecewise,
+    "ExpressionLR": expression,
 }
 """For kinds that no library has: from parameters and base_lr, the lambda of a LambdaLR."""
 

@@ -1,7 +1,8 @@
 """A curve asked for by a URL: ``?base_lr=0.1&steps=100&step_size=30``.
 
 A value is read as JSON where it is JSON, as a list where it holds commas or is
-repeated, and as text otherwise. The result is validated as a body would be.
+repeated, and as text otherwise; a parameter that is a text is read as it stands.
+The result is validated as a body would be.
 """
 
 from __future__ import annotations
@@ -60,11 +61,16 @@ def _scheduler(kind: type[Schedule], given: Mapping[str, list[str]]) -> dict[str
     names = ", ".join([*WINDOW, *known])
     unknown = [name for name in given if name not in known]
     _refuse(unknown, f"is no parameter of {kind.kind_name()}; there are {names}")
-    values: dict[str, Any] = {name: _value(texts) for name, texts in given.items()}
-    for name, value in values.items():
-        if _is_list(known[name].annotation) and not isinstance(value, list):
-            values[name] = [value]
+    values = {name: _typed(texts, known[name].annotation) for name, texts in given.items()}
     return {"type": kind.kind_name(), **values}
+
+
+def _typed(texts: list[str], annotation: Any) -> JsonValue:  # noqa: ANN401 - an annotation may be anything
+    """Read a parameter: a text as it stands, a list of one without brackets."""
+    if annotation is str and len(texts) == 1:
+        return texts[0]
+    value = _value(texts)
+    return [value] if _is_list(annotation) and not isinstance(value, list) else value
 
 
 def _is_list(annotation: Any) -> bool:  # noqa: ANN401 - an annotation may be anything
