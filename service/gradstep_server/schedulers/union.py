@@ -12,6 +12,7 @@ from gradstep_server.schedulers.cosine_annealing_lr import CosineAnnealingLR
 from gradstep_server.schedulers.cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from gradstep_server.schedulers.cyclic_lr import CyclicLR
 from gradstep_server.schedulers.exponential_lr import ExponentialLR
+from gradstep_server.schedulers.expression_lr import ExpressionLR
 from gradstep_server.schedulers.hf_constant_with_warmup import HFConstantWithWarmup
 from gradstep_server.schedulers.hf_cosine import HFCosine
 from gradstep_server.schedulers.hf_cosine_warmup_with_min_lr import HFCosineWarmupWithMinLr
@@ -54,6 +55,7 @@ _KINDS: tuple[type[Schedule], ...] = (
     HFCosineWarmupWithMinLr,
     HFWarmupStableDecay,
     PiecewiseLR,
+    ExpressionLR,
     SequentialLR,
     ChainedScheduler,
 )
