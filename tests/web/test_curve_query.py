@@ -94,3 +94,13 @@ def test_an_unknown_parameter_is_told_the_known_ones() -> None:
 def test_an_unknown_kind_is_told_the_known_ones_and_the_nearest() -> None:
     with pytest.raises(UnknownKind, match=r"did you mean StepLR.*CosineAnnealingLR"):
         _ask("StepLr", "base_lr=1")
+
+
+@pytest.mark.parametrize("text", ["max(t,1)", "1", "base_lr if t < 3 else 0.5"])
+def test_a_text_is_read_as_it_stands(text: str) -> None:
+    asked = _ask("ExpressionLR", urlencode({"base_lr": 1, "expression": text}))
+    assert asked.scheduler == schedule("ExpressionLR", expression=text)
+
+
+def test_a_text_that_is_repeated_is_refused() -> None:
+    assert _places("ExpressionLR", "base_lr=1&expression=t&expression=1") == ["/query/expression"]
