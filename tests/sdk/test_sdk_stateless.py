@@ -31,6 +31,27 @@ def test_a_window_of_a_curve_equals_its_part(client: gradstep.Client) -> None:
     assert client.schedules.curve(spec, base_lr=0.1, steps=60, max_points=7).step.size <= 7
 
 
+def test_a_schedule_that_moves_the_momentum_gives_it_too(client: gradstep.Client) -> None:
+    cycle = {"type": "OneCycleLR", "max_lr": 1, "total_steps": 10, "pct_start": 0.3}
+    curve = client.schedules.curve(cycle, base_lr=0.1, steps=3)
+    assert curve.momentum is not None
+    assert curve.momentum.tolist() == pytest.approx([0.95, 0.9, 0.85])
+    then = {"type": "SequentialLR", "schedulers": [{"type": "LinearLR"}, cycle], "milestones": [1]}
+    curve = client.schedules.curve(then, base_lr=0.1, steps=2)
+    assert curve.momentum is not None
+    assert np.isnan(curve.momentum).tolist() == [True, False]
+    assert client.schedules.curve("LinearLR", base_lr=0.1, steps=3).momentum is None
+
+
+def test_a_schedule_that_follows_a_metric_is_told_what_was_measured(
+    client: gradstep.Client,
+) -> None:
+    plateau = {"type": "ReduceLROnPlateau", "patience": 1, "factor": 0.5}
+    losses = np.array([3.0, np.nan, 3.0])
+    curve = client.schedules.curve(plateau, base_lr=0.1, steps=4, metrics=losses)
+    assert curve.lr.tolist() == [0.1, 0.1, 0.1, 0.05]
+
+
 def test_what_is_wrong_with_a_curve_is_named(client: gradstep.Client) -> None:
     with pytest.raises(gradstep.InvalidRequest) as caught:
         client.schedules.curve({"type": "StepLR", "step_size": 0}, base_lr=0.1, steps=5)
@@ -45,6 +66,8 @@ def test_the_catalogue_describes_every_kind(client: gradstep.Client) -> None:
     step = schedulers["StepLR"]
     assert step.torch_name.endswith("StepLR")
     assert "step_size" in step.parameters["properties"]
+    assert step.reference == ""
+    assert schedulers["HFLinear"].reference.startswith("transformers.")
     assert step.summary in step.description
     assert step.formula
     assert (step.curve or "").startswith("/v1/schedules/StepLR?")

@@ -48,6 +48,7 @@ def curve(answer: Answer) -> Curve:
     return Curve(
         step=found.whole_column("step"),
         lr=found.number_column("lr"),
+        momentum=found.number_column_or_none("momentum"),
         warnings=tuple(map(str, found.items("warnings"))),
     )
 
@@ -60,6 +61,7 @@ def kind(found: Fields) -> Kind:
         description=found.text("description"),
         formula=found.text("formula"),
         torch_name=found.text("torch_name"),
+        reference=found.text("reference"),
         parameters=found.mapping("parameters"),
         examples=found.mappings("examples"),
         curve=found.text_or_none("curve"),

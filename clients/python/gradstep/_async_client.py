@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -79,6 +79,7 @@ class AsyncSchedules:
         stride: int = 1,
         max_points: int | None = None,
         last_epoch: int = -1,
+        metrics: Iterable[float] | None = None,
     ) -> Curve:
         """Return the rates of a schedule."""
         return await self._sender.send(
@@ -90,6 +91,7 @@ class AsyncSchedules:
                 stride=stride,
                 max_points=max_points,
                 last_epoch=last_epoch,
+                metrics=metrics,
             )
         )
 

@@ -118,10 +118,18 @@ def _numbers(value: float | Sequence[float]) -> float | list[float]:
 
 
 def curve(
-    scheduler: Spec, *, base_lr: float | Sequence[float], **window: int | None
+    scheduler: Spec,
+    *,
+    base_lr: float | Sequence[float],
+    metrics: Iterable[float] | None,
+    **window: int | None,
 ) -> Call[Curve]:
     """Compute a curve. It is a POST, so it is never repeated."""
-    body = {"scheduler": kind(scheduler), "base_lr": _numbers(base_lr), **window}
+    body: dict[str, object] = {"scheduler": kind(scheduler), "base_lr": _numbers(base_lr)}
+    body |= window
+    if metrics is not None:
+        # JSON has no NaN.
+        body["metrics"] = [None if math.isnan(value) else float(value) for value in metrics]
     return Call(Request("POST", "/v1/schedules", body=json_body(body)), _answers.curve)
 
 

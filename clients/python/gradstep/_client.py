@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -89,6 +89,7 @@ class Schedules:
         stride: int = 1,
         max_points: int | None = None,
         last_epoch: int = -1,
+        metrics: Iterable[float] | None = None,
     ) -> Curve:
         """Return the rates of a schedule.
 
@@ -100,6 +101,7 @@ class Schedules:
             stride: Every how many steps there is a point.
             max_points: Thin the curve out to this many points, extremes kept.
             last_epoch: Where to resume; the curve begins one step later.
+            metrics: What was measured after each step, for a scheduler that follows a metric.
 
         Returns:
             The steps and their rates.
@@ -116,6 +118,7 @@ class Schedules:
                 stride=stride,
                 max_points=max_points,
                 last_epoch=last_epoch,
+                metrics=metrics,
             )
         )
 

@@ -103,6 +103,10 @@ class Fields:
         """Return a list of numbers, or of such lists, as an array; null is NaN."""
         return self._converted(name, lambda items: np.array(items, np.float64), self.items(name))
 
+    def number_column_or_none(self, name: str) -> NDArray[np.float64] | None:
+        """Return a list of numbers as an array, None where there is null."""
+        return None if self._present(name) is None else self.number_column(name)
+
     def _present(self, name: str) -> object:
         if name not in self._members:
             msg = f"the answer lacks {name!r}"

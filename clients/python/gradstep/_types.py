@@ -60,6 +60,10 @@ class Curve:
     lr: NDArray[np.float64]
     """The rates: ``(n,)``, or ``(groups, n)`` where there are several base rates."""
 
+    momentum: NDArray[np.float64] | None
+    """The momentums (or first betas) that the schedule sets, NaN where the optimizer keeps its
+    own; None where it sets none."""
+
     warnings: tuple[str, ...]
     """What a user should know, such as a window that ends before the peak."""
 
@@ -82,6 +86,9 @@ class Kind:
 
     torch_name: str
     """The class in torch whose numbers it gives; empty where torch has none."""
+
+    reference: str
+    """The function of another library whose numbers it gives, where torch has none."""
 
     parameters: JsonObject
     """The JSON schema of its parameters."""
