@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -119,14 +119,21 @@ def test_moves_from_step_to_step_lead_to_the_rates(kind: str) -> None:
         np.testing.assert_allclose(rates, expected, rtol=1e-9, atol=1e-12 * base_lr)
 
 
-def nested(rng: random.Random, depth: int) -> dict[str, Any]:
+def nested(
+    rng: random.Random,
+    depth: int,
+    plain: Sequence[str] = PLAIN,
+    composites: Sequence[str] = COMPOSITES,
+) -> dict[str, Any]:
     """Draw a composite that is exactly `depth` deep."""
     if depth == 1:
-        return sample_any(rng, depth=1, plain=RESTARTING)
-    schedulers = [sample_any(rng, 1, RESTARTING) for _ in range(rng.randint(0, 2))]
-    schedulers.insert(rng.randint(0, len(schedulers)), nested(rng, depth - 1))
-    milestones = sorted(rng.sample(range(150), len(schedulers) - 1))
-    return {"type": "SequentialLR", "schedulers": schedulers, "milestones": milestones}
+        return sample_any(rng, 1, plain)
+    schedulers = [sample_any(rng, 1, plain) for _ in range(rng.randint(0, 2))]
+    schedulers.insert(rng.randint(0, len(schedulers)), nested(rng, depth - 1, plain, composites))
+    drawn: dict[str, Any] = {"type": rng.choice(composites), "schedulers": schedulers}
+    if drawn["type"] == "SequentialLR":
+        drawn["milestones"] = sorted(rng.sample(range(150), len(schedulers) - 1))
+    return drawn
 
 
 def in_charge(params: Mapping[str, Any], t: int) -> tuple[Mapping[str, Any], int]:
@@ -141,8 +148,46 @@ def in_charge(params: Mapping[str, Any], t: int) -> tuple[Mapping[str, Any], int
 def test_nested_sequences_hand_over_to_the_innermost_scheduler(depth: int) -> None:
     rng = random.Random(depth)
     for _ in range(3):
-        params = nested(rng, depth)
+        params = nested(rng, depth, RESTARTING, ["SequentialLR"])
         rates = SCHEDULER.validate_python(params).lrs(np.arange(400), 0.1)
         for t in range(400):
             inner, own_t = in_charge(params, t)
             assert rates[t] == SCHEDULER.validate_python(inner).lr(own_t, 0.1)
+
+
+@pytest.mark.parametrize("depth", range(1, 9))
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 2**32),
+    base_lr=BASE_LRS,
+    last_epoch=st.integers(-1, 1_500),
+    start=st.integers(0, 500),
+    stride=st.integers(1, 70),
+)
+def test_any_window_and_any_resume_of_any_nesting_is_the_slice_of_the_whole(
+    depth: int, seed: int, base_lr: float, last_epoch: int, start: int, stride: int
+) -> None:
+    schedule = SCHEDULER.validate_python(nested(random.Random(seed), depth))
+    try:
+        whole = line(schedule, base_lr, window(SPAN))
+    except RateError:
+        reject()
+    first = last_epoch + 1 + start
+    part = line(schedule, base_lr, window(900, start=start, stride=stride, last_epoch=last_epoch))
+    np.testing.assert_array_equal(part, whole[first : first + 900 : stride])
+    momentums = schedule.momentums(np.arange(SPAN))
+    np.testing.assert_array_equal(
+        schedule.momentums(np.arange(first, SPAN, stride)), momentums[first::stride]
+    )
+
+
+EXAMPLES = [(name, example) for name, kind in SCHEDULERS.items() for example in kind.examples]
+
+
+@pytest.mark.parametrize(("kind", "example"), EXAMPLES, ids=map(str, range(len(EXAMPLES))))
+def test_a_curve_resumes_at_every_step_of_every_example(kind: str, example: Any) -> None:
+    schedule = SCHEDULER.validate_python({"type": kind, **example})
+    whole = line(schedule, 0.1, window(122))
+    for last_epoch in range(-1, 119):
+        resumed = line(schedule, 0.1, window(2, last_epoch=last_epoch))
+        np.testing.assert_array_equal(resumed, whole[last_epoch + 1 : last_epoch + 3])

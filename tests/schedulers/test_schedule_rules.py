@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from schedule_samples import METRICS, SCHEDULER
+from torch_schedules import stepped
 
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.schedulers import SCHEDULERS, OutOfReach, RateOverflow, Schedule
@@ -18,7 +19,7 @@ def make(kind: str, **params: Any) -> Schedule:
     return SCHEDULER.validate_python({"type": kind, **params})
 
 
-def rates(kind: str, base_lr: float, points: int, **params: Any) -> list[float]:
+def rates(kind: str, base_lr: float, points: int, /, **params: Any) -> list[float]:
     curve: list[float] = make(kind, **params).lrs(np.arange(points), base_lr).tolist()
     return curve
 
@@ -68,6 +69,64 @@ def test_each_part_of_a_sequence_starts_at_its_own_step_zero() -> None:
     decay = {"type": "StepLR", "step_size": 2, "gamma": 0.5}
     got = rates("SequentialLR", 1.0, 8, schedulers=[warmup, decay], milestones=[3])
     assert got == [0.5, 0.75, 1, 1, 1, 0.5, 0.5, 0.25]
+
+
+def test_a_point_is_met_exactly_and_held_outside_of_all_points() -> None:
+    points = [[2, 0.5], [4, 1], [8, 0.25]]
+    assert rates("PiecewiseLR", 0.1, 10, points=points) == pytest.approx(
+        [0.05, 0.05, 0.05, 0.075, 0.1, 0.08125, 0.0625, 0.04375, 0.025, 0.025]
+    )
+    stairs = rates("PiecewiseLR", 1.0, 10, points=points, interpolation="constant")
+    assert stairs == [0.5] * 4 + [1] * 4 + [0.25] * 2
+    bent = rates("PiecewiseLR", 1.0, 10, points=points, interpolation="cos")
+    assert bent[2:9:2] == pytest.approx([0.5, 1, 0.625, 0.25])
+    assert (bent[2], bent[4], bent[8]) == (0.5, 1, 0.25)
+
+
+def test_a_cycle_meets_its_ends_exactly_however_often() -> None:
+    cycle = make("CyclicLR", base_lr=0.01, max_lr=0.3, step_size_up=7, step_size_down=3)
+    t = np.arange(0, 10**15, 10**14)
+    assert set(cycle.lrs(t, 1.0).tolist()) == {0.01}
+    assert set(cycle.momentums(t).tolist()) == {0.9}
+    assert cycle.lrs(t + 7, 1.0) == pytest.approx(np.full(10, 0.3), rel=1e-15)
+
+
+def test_a_cycle_begins_at_the_base_rate_unless_it_has_one_of_its_own() -> None:
+    assert make("CyclicLR", max_lr=1).lr(0, 0.25) == 0.25
+    assert make("CyclicLR", max_lr=1, base_lr=0).lr(0, 0.25) == 0
+
+
+def test_a_rise_of_one_step_is_its_peak_where_torch_divides_by_0() -> None:
+    params = {"type": "OneCycleLR", "max_lr": 1, "total_steps": 10, "pct_start": 0.1}
+    with pytest.raises(ZeroDivisionError):
+        stepped(params, 0.1, 1)
+    schedule = SCHEDULER.validate_python(params)
+    assert (schedule.lr(0, 0.1), schedule.momentum(0)) == (1, 0.85)
+
+
+def test_averaging_begins_where_the_rate_before_it_stands() -> None:
+    parts = [{"type": "StepLR", "step_size": 3, "gamma": 0.5}]
+    parts.append({"type": "SWALR", "swa_lr": 1, "anneal_epochs": 2, "anneal_strategy": "linear"})
+    got = rates("SequentialLR", 8.0, 9, schedulers=parts, milestones=[5])
+    assert got == [8, 8, 8, 4, 4, 4, 2.5, 1, 1]
+    assert rates("SWALR", 8.0, 3, swa_lr=1, anneal_epochs=0) == [1, 1, 1]
+
+
+def test_a_sequence_of_averages_goes_on_from_one_to_the_next() -> None:
+    average = {"type": "SWALR", "anneal_epochs": 4, "anneal_strategy": "linear"}
+    parts = [{**average, "swa_lr": 0}, {**average, "swa_lr": 10}]
+    got = rates("SequentialLR", 8.0, 8, schedulers=parts, milestones=[3])
+    assert got == [8, 6, 4, 4, 5.5, 7, 8.5, 10]
+
+
+def test_the_momentum_of_a_chain_is_the_last_that_is_set() -> None:
+    cycles = [
+        {"type": "CyclicLR", "max_lr": 1, "max_momentum": m, "base_momentum": m} for m in (0.5, 0.7)
+    ]
+    later = {"type": "SequentialLR", "schedulers": [{"type": "LinearLR"}, cycles[1]]}
+    chain = make("ChainedScheduler", schedulers=[cycles[0], {**later, "milestones": [2]}])
+    assert chain.momentums(np.arange(4)).tolist() == [0.5, 0.5, 0.7, 0.7]
+    assert make("ChainedScheduler", schedulers=[{"type": "LinearLR"}]).momentum(0) is None
 
 
 @pytest.mark.parametrize("offset", [0, 10**12, MAX_COUNT - 5_000])
@@ -163,6 +222,19 @@ NOTES: list[tuple[str, dict[str, Any], int, list[str]]] = [
     ("MultiStepLR", {"milestones": [7, 3, 7]}, 7, []),
     ("MultiStepLR", {"milestones": [7, 3, 7]}, 8, ["2 times at step 7"]),
     ("StepLR", {"step_size": 3}, 100, []),
+    ("PolynomialLR", {"total_iters": 9}, 9, []),
+    ("PolynomialLR", {"total_iters": 9}, 10, ["reaches 0 at step 9"]),
+    ("PolynomialLR", {"total_iters": 9, "power": 0}, 100, []),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 10}, 10, []),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 11}, 3, []),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 11}, 5, ["misses .* at step 2.3"]),
+    ("OneCycleLR", {"max_lr": 1, "total_steps": 11}, 12, ["misses its peak", "ends at step 10"]),
+    (
+        "ChainedScheduler",
+        {"schedulers": [{"type": "CosineAnnealingLR", "T_max": 5}, {"type": "LinearLR"}]},
+        9,
+        ["round at step 5"],
+    ),
 ]
 
 
