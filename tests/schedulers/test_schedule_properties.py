@@ -13,7 +13,15 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from schedule_samples import COMPOSITES, METRICS, PLAIN, SCHEDULER, sample, sample_any
 
-from gradstep_server.schedulers import SCHEDULERS, Curve, RateError, Rates, Schedule, window
+from gradstep_server.schedulers import (
+    SCHEDULERS,
+    Curve,
+    RateError,
+    Rates,
+    Schedule,
+    chained_scheduler,
+    window,
+)
 
 SPAN = 3_000
 LEAST, MOST = 1e-6, 10.0
@@ -173,6 +181,8 @@ def test_any_window_and_any_resume_of_any_nesting_is_the_slice_of_the_whole(
     except RateError:
         reject()
     first = last_epoch + 1 + start
+    # Nothing that was computed for the whole may help the part.
+    chained_scheduler._trail.cache_clear()
     part = line(schedule, base_lr, window(900, start=start, stride=stride, last_epoch=last_epoch))
     np.testing.assert_array_equal(part, whole[first : first + 900 : stride])
     momentums = schedule.momentums(np.arange(SPAN))
