@@ -178,7 +178,7 @@ def rate(scheduler: Mapping[str, Any] | None, base_lr: float, t: int) -> float:
 
 @lru_cache(maxsize=1024)
 def _curve(scheduler: str, base_lr: float) -> list[float]:
-    rates: list[float] = stepped(json.loads(scheduler), base_lr, _POINTS).tolist()
+    rates: list[float] = stepped(json.loads(scheduler), base_lr, _POINTS).lr.tolist()
     return rates
 
 
