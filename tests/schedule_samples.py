@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from gradstep_server.schedulers import SCHEDULERS, Metrics, Schedule, Scheduler
+from gradstep_server.schedulers import (
+    NOTHING,
+    SCHEDULERS,
+    Followed,
+    Metrics,
+    Schedule,
+    Scheduler,
+)
 
 SCHEDULER: TypeAdapter[Schedule] = TypeAdapter(Scheduler)
 
@@ -26,6 +33,12 @@ METRICS: Metrics = np.round(
 )
 """What a training might measure: a noisy loss that falls, at times no number at all."""
 METRICS[50::400] = np.nan
+
+
+def measured(schedule: Schedule) -> Followed:
+    """Return what a schedule keeps of `METRICS`."""
+    return schedule.follow(NOTHING, METRICS)
+
 
 _ATTEMPTS = 1_000
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from schedule_samples import METRICS, SCHEDULER, sample
+from schedule_samples import SCHEDULER, measured, sample
 from torch_schedules import PURE, cases, has_rates, inputs, stepped
 
-from gradstep_server.schedulers import SCHEDULERS, NegativeRate, Rates, Schedule
+from gradstep_server.schedulers import NOTHING, SCHEDULERS, NegativeRate, Rates, Schedule
 
 FOLDER = Path(__file__).parents[1] / "golden" / "schedulers"
 GRID = 60
@@ -45,7 +45,7 @@ def test_the_curves_are_the_recorded_ones(kind: str) -> None:
         t = np.arange(len(expected))
         schedule = SCHEDULER.validate_python(case["params"])
         metrics = np.array(case.get("metrics", []), dtype=np.float64)
-        rates = schedule.lrs(t, case["base_lr"], metrics)
+        rates = schedule.lrs(t, case["base_lr"], schedule.follow(NOTHING, metrics))
         assert excess(rates, expected, case["base_lr"]) <= 1
         assert schedule.moves_momentum == ("momentum" in case)
         if schedule.moves_momentum:
@@ -96,7 +96,7 @@ def test_the_rates_are_those_of_stepping_torch(kind: str) -> None:
         expected = stepped(params, base_lr, STEPS)
         schedule = SCHEDULER.validate_python(params)
         t = np.arange(until_negative(schedule, base_lr, expected.lr))
-        got, wanted = schedule.lrs(t, base_lr, METRICS), expected.lr[t]
+        got, wanted = schedule.lrs(t, base_lr, measured(schedule)), expected.lr[t]
         worst = max(worst, excess(got, wanted, base_lr))
         error = max(error, float(np.max(np.abs(got - wanted)) / base_lr))
         if schedule.moves_momentum:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import BaseModel, ValidationError
-from schedule_samples import METRICS, SCHEDULER
+from schedule_samples import SCHEDULER, measured
 
 from gradstep_server.schedulers import SCHEDULERS, Scheduler
 
@@ -25,7 +25,7 @@ class Body(BaseModel):
 @pytest.mark.parametrize("params", EXAMPLES, ids=str)
 def test_an_example_gives_rates(params: dict[str, Any]) -> None:
     schedule = SCHEDULER.validate_python(params)
-    rates = schedule.lrs(np.arange(300), 0.1, METRICS)
+    rates = schedule.lrs(np.arange(300), 0.1, measured(schedule))
     assert rates.shape == (300,)
     assert rates.dtype == np.float64
     assert (rates >= 0).all()

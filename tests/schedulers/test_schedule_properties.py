@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
-from schedule_samples import COMPOSITES, METRICS, PLAIN, SCHEDULER, sample, sample_any
+from schedule_samples import COMPOSITES, PLAIN, SCHEDULER, measured, sample, sample_any
 
 from gradstep_server.schedulers import (
     SCHEDULERS,
@@ -37,14 +37,14 @@ def schedules(draw: st.DrawFn, depth: int = 3) -> Schedule:
     try:
         # Between two base rates a chain's rates lie between theirs.
         for base_lr in (LEAST, MOST):
-            schedule.lrs(np.arange(SPAN), base_lr, METRICS)
+            schedule.lrs(np.arange(SPAN), base_lr, measured(schedule))
     except RateError:
         reject()
     return schedule
 
 
 def line(schedule: Schedule, base_lr: float, points: range) -> Rates:
-    return np.concatenate(list(Curve(schedule, (base_lr,), points, METRICS).lrs()))
+    return np.concatenate(list(Curve(schedule, (base_lr,), points, measured(schedule)).lrs()))
 
 
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -69,10 +69,10 @@ def test_steps_in_any_order_and_layout_give_the_same_rates(
     schedule: Schedule, base_lr: float, data: st.DataObject
 ) -> None:
     t = np.arange(SPAN)
-    whole = schedule.lrs(t, base_lr, METRICS)
+    whole = schedule.lrs(t, base_lr, measured(schedule))
     order = np.random.default_rng(data.draw(st.integers(0, 2**32))).permutation(SPAN)
-    np.testing.assert_array_equal(schedule.lrs(order, base_lr, METRICS), whole[order])
-    np.testing.assert_array_equal(schedule.lrs(t[::-3], base_lr, METRICS), whole[::-3])
+    np.testing.assert_array_equal(schedule.lrs(order, base_lr, measured(schedule)), whole[order])
+    np.testing.assert_array_equal(schedule.lrs(t[::-3], base_lr, measured(schedule)), whole[::-3])
     np.testing.assert_array_equal(t, np.arange(SPAN))
 
 
@@ -82,12 +82,12 @@ def test_every_length_and_a_single_step_give_the_same_bits(kind: str) -> None:
     rng = random.Random(kind)
     for _ in range(3):
         schedule = SCHEDULER.validate_python(sample(kind, rng))
-        whole = schedule.lrs(np.arange(400), 0.1, METRICS)
+        whole = schedule.lrs(np.arange(400), 0.1, measured(schedule))
         for length in range(68):
-            part = schedule.lrs(np.arange(300, 300 + length), 0.1, METRICS)
+            part = schedule.lrs(np.arange(300, 300 + length), 0.1, measured(schedule))
             np.testing.assert_array_equal(part, whole[300 : 300 + length])
         for t in range(400):
-            assert schedule.lr(t, 0.1, METRICS) == whole[t]
+            assert schedule.lr(t, 0.1, measured(schedule)) == whole[t]
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)
@@ -105,7 +105,7 @@ def test_a_resumed_curve_is_the_rest_of_the_uninterrupted_one(
 def test_a_rate_of_zero_stays_zero_unless_a_parameter_is_a_rate_itself(
     schedule: Schedule,
 ) -> None:
-    rates = schedule.lrs(np.arange(SPAN), 0.0, METRICS)
+    rates = schedule.lrs(np.arange(SPAN), 0.0, measured(schedule))
     assert (rates >= 0).all()
     if not re.search('"(eta_min|lr_end|[a-z]+_lr)":[0-9]|"expression"', schedule.model_dump_json()):
         assert (rates == 0).all()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
-from schedule_samples import METRICS, SCHEDULER
+from schedule_samples import SCHEDULER, measured
 from torch_schedules import stepped
 
 from gradstep_server.kinds import MAX_COUNT
@@ -144,12 +144,12 @@ def test_phases_are_exact_however_far_out(offset: int) -> None:
 def test_the_largest_step_number_and_no_steps_at_all_are_fine(kind: str) -> None:
     for example in SCHEDULERS[kind].examples:
         schedule = make(kind, **example)
-        assert schedule.lrs(np.array([], dtype=np.int64), 0.1, METRICS).shape == (0,)
+        assert schedule.lrs(np.array([], dtype=np.int64), 0.1, measured(schedule)).shape == (0,)
         if schedule.furthest < MAX_COUNT:
             with pytest.raises(OutOfReach, match=f"up to {schedule.furthest}"):
                 schedule.lr(schedule.furthest + 1, 0.1)
         elif example.get("gamma", 0) <= 1:
-            assert 0 <= schedule.lr(MAX_COUNT, 0.1, METRICS) <= 1
+            assert 0 <= schedule.lr(MAX_COUNT, 0.1, measured(schedule)) <= 1
 
 
 def test_a_rate_that_vanishes_is_zero() -> None:

@@ -18,7 +18,7 @@ from schedule_samples import SCHEDULER
 from torch.optim import lr_scheduler
 from torch_schedules import stepped
 
-from gradstep_server.schedulers import Curve, Rates, Schedule, window
+from gradstep_server.schedulers import NOTHING, Curve, Rates, Schedule, window
 
 Torch = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 
@@ -224,7 +224,7 @@ def test_s31_a_sequence_resumes_in_the_part_that_it_was_in() -> None:
 def plateau(metrics: list[float], **params: Any) -> list[float]:
     schedule = make("ReduceLROnPlateau", **params)
     t = np.arange(len(metrics) + 1)
-    got: list[float] = schedule.lrs(t, 0.1, np.array(metrics)).tolist()
+    got: list[float] = schedule.lrs(t, 0.1, schedule.follow(NOTHING, np.array(metrics))).tolist()
     return got
 
 

@@ -319,3 +319,39 @@ def test_many_tensors_of_many_shapes_come_back_as_they_were(client: gradstep.Cli
     assert found.keys() == start.keys()
     for name, array in start.items():
         assert (found[name].shape, found[name].tobytes()) == (array.shape, array.tobytes())
+
+
+def test_schedules_of_momentum_and_decay_are_sent_and_read(client: gradstep.Client) -> None:
+    cycle = {"type": "OneCycleLR", "max_lr": 0.5, "total_steps": 10}
+    halved = {"type": "StepLR", "step_size": 1, "gamma": 0.5}
+    session = client.sessions.create(
+        optimizer={"type": "SGD", "lr": 0.1, "weight_decay": 0.5},
+        params=weights(),
+        scheduler=cycle,
+        weight_decay_scheduler=halved,
+    )
+    assert (session.info.momentum, session.info.weight_decay) == (0.95, (0.5,))
+    session.step(gradients(1))
+    receipt = session.last_receipt
+    assert receipt is not None
+    assert (receipt.momentum, receipt.weight_decay) == (0.95, (0.5,))
+    session.patch(weight_decay_scheduler="ConstantLR")
+    assert session.info.weight_decay_scheduler == {
+        "type": "ConstantLR",
+        "factor": 1 / 3,
+        "total_iters": 5,
+    }
+    fork = session.fork(scheduler=None, weight_decay_scheduler=None)
+    assert (fork.info.momentum, fork.info.weight_decay) == (None, None)
+
+
+def test_a_schedule_follows_the_metrics_of_epochs(client: gradstep.Client) -> None:
+    session = client.sessions.create(
+        optimizer={"type": "SGD", "lr": 1.0},
+        params=weights(),
+        scheduler={"type": "ReduceLROnPlateau", "patience": 0},
+        schedule_on="epoch",
+    )
+    assert [session.end_epoch(metric).lr for metric in (2.0, 3.0)] == [(1.0,), (0.1,)]
+    with pytest.raises(gradstep.ApiError, match="send what was measured"):
+        session.end_epoch()

@@ -94,6 +94,7 @@ def session(answer: Answer) -> SessionInfo:
         oldest_step=found.whole("oldest_step"),
         optimizer=found.mapping("optimizer"),
         scheduler=found.mapping_or_none("scheduler"),
+        weight_decay_scheduler=found.mapping_or_none("weight_decay_scheduler"),
         schedule_on=found.text("schedule_on"),
         param_groups=found.mappings("param_groups"),
         groups=tuple(
@@ -107,6 +108,8 @@ def session(answer: Answer) -> SessionInfo:
         dtype=found.text("dtype"),
         forked_from=_forked_from(found.mapping_or_none("forked_from")),
         lr=found.numbers("lr"),
+        momentum=found.number_or_none("momentum"),
+        weight_decay=found.numbers_or_none("weight_decay"),
         tensors={
             name: _tensor_info(Fields(entry)) for name, entry in found.mapping("tensors").items()
         },
@@ -152,6 +155,8 @@ def receipt_of(found: Fields) -> Receipt:
         durable_step=found.whole("durable_step"),
         lr=found.numbers("lr"),
         next_lr=found.numbers("next_lr"),
+        momentum=found.number_or_none("momentum"),
+        weight_decay=found.numbers_or_none("weight_decay"),
         grad_norm=found.number_or_none("grad_norm"),
         loss=found.number_or_none("loss"),
         clipped=found.flag("clipped"),

@@ -114,6 +114,7 @@ class AsyncSession(TrackedSession):
         lr: float | Unset = UNSET,
         optimizer: Mapping[str, object] | Unset = UNSET,
         scheduler: Spec | Unset | None = UNSET,
+        weight_decay_scheduler: Spec | Unset | None = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
         retain: Retain | Unset = UNSET,
@@ -125,6 +126,7 @@ class AsyncSession(TrackedSession):
         return await self._sender.send(
             self._patch_call(
                 scheduler=scheduler,
+                weight_decay_scheduler=weight_decay_scheduler,
                 lr=lr,
                 optimizer=optimizer,
                 clip=clip,
@@ -148,6 +150,7 @@ class AsyncSession(TrackedSession):
         lr: float | Unset = UNSET,
         optimizer: Mapping[str, object] | Unset = UNSET,
         scheduler: Spec | Unset | None = UNSET,
+        weight_decay_scheduler: Spec | Unset | None = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
         durability: Literal["step", "relaxed"] | Unset = UNSET,
@@ -161,6 +164,7 @@ class AsyncSession(TrackedSession):
             lr=lr,
             optimizer=optimizer,
             scheduler=scheduler,
+            weight_decay_scheduler=weight_decay_scheduler,
             clip=clip,
             on_nonfinite=on_nonfinite,
             durability=durability,

@@ -30,7 +30,6 @@ from gradstep._types import (
     Spec,
     State,
     TensorLike,
-    Unset,
 )
 
 GENERATION = "Gradstep-Generation"
@@ -103,6 +102,17 @@ def kind(spec: Spec) -> dict[str, object]:
     return {"type": spec} if isinstance(spec, str) else dict(spec)
 
 
+_KINDS = {"scheduler", "weight_decay_scheduler"}
+
+
+def _spelt(options: Mapping[str, object]) -> dict[str, object]:
+    """Return options with the kinds among them as objects."""
+    return {
+        key: kind(value) if key in _KINDS and isinstance(value, str | Mapping) else value
+        for key, value in options.items()
+    }
+
+
 def tensor_body(arrays: Mapping[str, TensorLike]) -> Body:
     """Return arrays as a safetensors body."""
     return Body(SAFETENSORS, _safetensors.encode(to_tensors(arrays)))
@@ -155,7 +165,6 @@ def create_session(
     *,
     params: Mapping[str, TensorLike] | None,
     optimizer: Spec,
-    scheduler: Spec | None,
     dtype: Dtype | None,
     **options: object,
 ) -> Call[Description]:
@@ -165,9 +174,8 @@ def create_session(
     """
     config: dict[str, object] = {
         "optimizer": kind(optimizer),
-        "scheduler": None if scheduler is None else kind(scheduler),
         "dtype": common_dtype(to_tensors(params or {})) if dtype is None else dtype,
-        **options,
+        **_spelt(options),
     }
     given = {key: value for key, value in config.items() if value is not None}
     path = session_path(_id_or_random(session_id))
@@ -294,20 +302,17 @@ def patch(
     *,
     generation: int,
     etag: str | None,
-    scheduler: Spec | Unset | None,
     **options: object,
 ) -> Call[Description]:
-    """Change `scheduler` and `options`; what is UNSET stays."""
-    body = json_body(_changes(scheduler, options))
+    """Change `options`; what is UNSET stays."""
+    body = json_body(_changes(options))
     headers = _fence(generation, etag)
     return Call(Request("PATCH", session_path(session_id), headers=headers, body=body), _describe)
 
 
-def _changes(scheduler: Spec | Unset | None, options: Mapping[str, object]) -> dict[str, object]:
+def _changes(options: Mapping[str, object]) -> dict[str, object]:
     """Return what is to change; what is UNSET stays."""
-    new_kind = kind(scheduler) if isinstance(scheduler, str | Mapping) else scheduler
-    changes = {"scheduler": new_kind, **options}
-    return {key: value for key, value in changes.items() if value is not UNSET}
+    return {key: value for key, value in _spelt(options).items() if value is not UNSET}
 
 
 def rewind(session_id: str, step: int, *, generation: int, etag: str | None) -> Call[Description]:
@@ -327,15 +332,14 @@ def fork(
     *,
     step: int | None,
     generation: int,
-    scheduler: Spec | Unset | None,
     **options: object,
 ) -> Call[Description]:
-    """Begin another session from this one, with `scheduler` and `options` changed.
+    """Begin another session from this one, with `options` changed.
 
     It always names the new session, so that it may be repeated.
     """
     place = {} if step is None else {"step": index(step)}
-    asked = {"id": _id_or_random(new_id), **place, **_changes(scheduler, options)}
+    asked = {"id": _id_or_random(new_id), **place, **_changes(options)}
     request = Request(
         "POST",
         f"{session_path(session_id)}/fork",

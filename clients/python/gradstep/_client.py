@@ -135,6 +135,7 @@ class Sessions:
         optimizer: Spec,
         params: Mapping[str, TensorLike] | None = None,
         scheduler: Spec | None = None,
+        weight_decay_scheduler: Spec | None = None,
         schedule_on: Literal["step", "epoch"] | None = None,
         param_groups: Sequence[Mapping[str, object]] | None = None,
         clip: Mapping[str, object] | None = None,
@@ -156,6 +157,8 @@ class Sessions:
                 tensors. Without them, `Session.set_params` or
                 `Session.load_state` comes first.
             scheduler: Such as ``{"type": "CosineAnnealingLR", "T_max": 1000}``.
+            weight_decay_scheduler: A schedule of the weight decay, which it scales
+                as `scheduler` scales the rate.
             schedule_on: Whether steps or ended epochs move the schedule.
             param_groups: Such as ``[{"match": ["*.bias"], "weight_decay": 0}]``.
             clip: Such as ``{"type": "norm", "max_norm": 1.0}``.
@@ -186,6 +189,7 @@ class Sessions:
             optimizer=optimizer,
             scheduler=scheduler,
             dtype=dtype,
+            weight_decay_scheduler=weight_decay_scheduler,
             schedule_on=schedule_on,
             param_groups=param_groups,
             clip=clip,

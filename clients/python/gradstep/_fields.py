@@ -67,6 +67,10 @@ class Fields:
         """Return a list of numbers."""
         return tuple(self._converted(name, float, item) for item in self.items(name))
 
+    def numbers_or_none(self, name: str) -> tuple[float, ...] | None:
+        """Return a list of numbers, or None for null."""
+        return None if self._present(name) is None else self.numbers(name)
+
     def moment(self, name: str) -> datetime:
         """Return a date and time."""
         return self._converted(name, datetime.fromisoformat, self.text(name))

@@ -115,7 +115,8 @@ class Session(TrackedSession):
         """End the epoch, which moves a schedule that counts epochs.
 
         Args:
-            metric: What was measured, for the record.
+            metric: What was measured, for the record, and for a scheduler that
+                follows it.
 
         Raises:
             EpochsNotUsed: The session's schedule counts steps.
@@ -233,6 +234,7 @@ class Session(TrackedSession):
         lr: float | Unset = UNSET,
         optimizer: Mapping[str, object] | Unset = UNSET,
         scheduler: Spec | Unset | None = UNSET,
+        weight_decay_scheduler: Spec | Unset | None = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
         retain: Retain | Unset = UNSET,
@@ -244,6 +246,7 @@ class Session(TrackedSession):
             lr: A new base rate.
             optimizer: Hyperparameters of the same optimizer.
             scheduler: A new schedule, which starts from its beginning; None for none.
+            weight_decay_scheduler: A new schedule of the weight decay, likewise.
             clip: New clipping; None for none.
             on_nonfinite: What to do with gradients that are not finite.
             retain: How many steps back can be rewound to for sure: a number,
@@ -262,6 +265,7 @@ class Session(TrackedSession):
         return self._sender.send(
             self._patch_call(
                 scheduler=scheduler,
+                weight_decay_scheduler=weight_decay_scheduler,
                 lr=lr,
                 optimizer=optimizer,
                 clip=clip,
@@ -302,6 +306,7 @@ class Session(TrackedSession):
         lr: float | Unset = UNSET,
         optimizer: Mapping[str, object] | Unset = UNSET,
         scheduler: Spec | Unset | None = UNSET,
+        weight_decay_scheduler: Spec | Unset | None = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
         durability: Literal["step", "relaxed"] | Unset = UNSET,
@@ -320,6 +325,7 @@ class Session(TrackedSession):
             lr: As for `patch`.
             optimizer: As for `patch`.
             scheduler: As for `patch`.
+            weight_decay_scheduler: As for `patch`.
             clip: As for `patch`.
             on_nonfinite: As for `patch`.
             durability: As for ``client.sessions.create``.
@@ -341,6 +347,7 @@ class Session(TrackedSession):
             lr=lr,
             optimizer=optimizer,
             scheduler=scheduler,
+            weight_decay_scheduler=weight_decay_scheduler,
             clip=clip,
             on_nonfinite=on_nonfinite,
             durability=durability,

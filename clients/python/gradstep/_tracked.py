@@ -19,10 +19,8 @@ from gradstep._types import (
     Params,
     Receipt,
     SessionInfo,
-    Spec,
     State,
     TensorLike,
-    Unset,
 )
 
 
@@ -150,12 +148,8 @@ class TrackedSession:
         self._generation = receipt.generation
         return receipt
 
-    def _patch_call(
-        self, *, scheduler: Spec | Unset | None, **options: object
-    ) -> Call[SessionInfo]:
-        call = _calls.patch(
-            self.id, generation=self.generation, etag=self._etag, scheduler=scheduler, **options
-        )
+    def _patch_call(self, **options: object) -> Call[SessionInfo]:
+        call = _calls.patch(self.id, generation=self.generation, etag=self._etag, **options)
         return call.then(self._describe)
 
     def _rewind_call(self, step: int) -> Call[SessionInfo]:
@@ -167,17 +161,9 @@ class TrackedSession:
         new_id: str | None,
         *,
         step: int | None,
-        scheduler: Spec | Unset | None,
         **options: object,
     ) -> Call[Description]:
-        return _calls.fork(
-            self.id,
-            new_id,
-            step=step,
-            generation=self.generation,
-            scheduler=scheduler,
-            **options,
-        )
+        return _calls.fork(self.id, new_id, step=step, generation=self.generation, **options)
 
     def _delete_call(self) -> Call[None]:
         return _calls.delete(self.id, generation=self.generation, etag=self._etag)

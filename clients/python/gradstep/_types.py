@@ -171,6 +171,7 @@ class SessionInfo:
 
     optimizer: JsonObject
     scheduler: JsonObject | None
+    weight_decay_scheduler: JsonObject | None
     schedule_on: str
     param_groups: tuple[JsonObject, ...]
     """The groups as they were asked for."""
@@ -190,6 +191,12 @@ class SessionInfo:
 
     lr: tuple[float, ...]
     """The rate that the next step will use, per group."""
+
+    momentum: float | None
+    """The momentum, or first beta, that the schedule sets for the next step; None for none."""
+
+    weight_decay: tuple[float, ...] | None
+    """The weight decay of the next step, per group; None if no schedule moves it."""
 
     tensors: Mapping[str, TensorInfo]
     created_at: datetime
@@ -222,6 +229,12 @@ class Receipt:
 
     next_lr: tuple[float, ...]
     """The rate that the next step will use, per group."""
+
+    momentum: float | None
+    """The momentum, or first beta, that the schedule set; None if it set none."""
+
+    weight_decay: tuple[float, ...] | None
+    """The weight decay of this step, per group; None if no schedule moves it."""
 
     grad_norm: float | None
     """The norm of all gradients before clipping; None if it is not finite."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from gradstep_server.kinds import Flag, Kind, NonNegative
 from gradstep_server.optimizers.compute import Rule
@@ -34,6 +34,28 @@ class Optimizer(Kind):
 
     fixed: ClassVar[frozenset[str]] = frozenset()
     """Hyperparameters that cannot change once a session has stepped."""
+
+    @classmethod
+    def has(cls, hyperparameter: str) -> bool:
+        """Whether this class has a hyperparameter; betas are a momentum, too."""
+        fields = cls.model_fields
+        return hyperparameter in fields or (hyperparameter == "momentum" and "betas" in fields)
+
+    def moved(self, momentum: float | None, weight_decay: float | None = None) -> Self:
+        """Return this optimizer with what schedules set for a step.
+
+        Args:
+            momentum: the momentum, or the first of the betas; None keeps its own.
+            weight_decay: the weight decay; None keeps its own.
+        """
+        changes: dict[str, Any] = {}
+        if weight_decay is not None:
+            changes["weight_decay"] = weight_decay
+        if momentum is not None and "betas" in type(self).model_fields:
+            changes["betas"] = (momentum, *self.model_dump()["betas"][1:])
+        elif momentum is not None:
+            changes["momentum"] = momentum
+        return self.model_copy(update=changes) if changes else self
 
     @abstractmethod
     def slots(self) -> tuple[str, ...]:

@@ -14,11 +14,14 @@ from gradstep_server.schedulers.base import (
     Unmeasured,
 )
 from gradstep_server.schedulers.curve import Curve, WindowError, window
+from gradstep_server.schedulers.followed import NOTHING, Followed
 from gradstep_server.schedulers.union import SCHEDULERS, Scheduler
 
 __all__ = [
+    "NOTHING",
     "SCHEDULERS",
     "Curve",
+    "Followed",
     "Metrics",
     "Momentums",
     "NegativeRate",

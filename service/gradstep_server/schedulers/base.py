@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradstep_server.kinds import MAX_COUNT, Kind
+from gradstep_server.schedulers.followed import Followed
 
 Steps = NDArray[np.int64]
 """Step numbers in any order, in one dimension."""
@@ -30,9 +31,6 @@ Momentums = NDArray[np.float64]
 
 Metrics = NDArray[np.float64]
 """What was measured after step 0, after step 1 and so on; NaN where it was no number."""
-
-UNMEASURED: Metrics = np.empty(0)
-"""What is known before anything was measured."""
 
 
 class RateError(ValueError):
@@ -101,12 +99,21 @@ class Schedule(Kind):
     needs_metrics: ClassVar[bool] = False
     """Whether its rates follow from what is measured after each step."""
 
-    def counted(self, t: Steps, metrics: Metrics | None) -> Steps:  # noqa: ARG002 - for kinds that follow one
+    def follow(self, before: Followed, metrics: Metrics) -> Followed:  # noqa: ARG002 - for kinds that follow one
+        """Return what is kept after more was measured: nothing, unless the kind follows a metric.
+
+        Args:
+            before: what is kept of all measurements before.
+            metrics: what was measured then, in order.
+        """
+        return before
+
+    def counted(self, t: Steps, followed: Followed | None) -> Steps:  # noqa: ARG002 - for kinds that follow one
         """Return what the rule counts at each t: steps, unless the kind follows a metric.
 
         Args:
             t: step numbers from 0, in any order.
-            metrics: what was measured; None where nothing ever is.
+            followed: what is kept of the measurements; None where nothing ever is measured.
         """
         return t
 
@@ -140,14 +147,14 @@ class Schedule(Kind):
         """
         return np.zeros(t.shape), self.rule(t, base_lr)
 
-    def lrs(self, t: Steps, base_lr: float, metrics: Metrics | None = None) -> Rates:
+    def lrs(self, t: Steps, base_lr: float, followed: Followed | None = None) -> Rates:
         """Return the rate at each t, all of them finite and at least 0.
 
         Args:
             t: step numbers from 0, in any order.
             base_lr: the rate that the schedule scales, finite and at least 0.
-            metrics: what was measured, for a kind that follows a metric; behind the
-                last one the rate is held.
+            followed: what `follow` has kept, for a kind that follows a metric; behind the
+                last measurement the rate is held.
 
         Returns:
             A new array of the length of `t`.
@@ -158,16 +165,16 @@ class Schedule(Kind):
         if t.size and t.max() > self.furthest:
             raise OutOfReach(int(t.max()), self.furthest)
         with np.errstate(all="ignore"):
-            rates = self.rule(self.counted(t, metrics), base_lr)
+            rates = self.rule(self.counted(t, followed), base_lr)
         # NaN fails both comparisons.
         usable = (rates >= 0) & (rates < np.inf)
         if not usable.all():
             raise _refusal(t[~usable], rates[~usable])
         return rates
 
-    def lr(self, t: int, base_lr: float, metrics: Metrics | None = None) -> float:
+    def lr(self, t: int, base_lr: float, followed: Followed | None = None) -> float:
         """Return the rate at one t: the same bits that `lrs` gives for it."""
-        return float(self.lrs(np.array([t], dtype=np.int64), base_lr, metrics)[0])
+        return float(self.lrs(np.array([t], dtype=np.int64), base_lr, followed)[0])
 
     @property
     def size(self) -> int:

@@ -8,12 +8,13 @@ holds one group's whole curve.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gradstep_server.kinds import MAX_COUNT
-from gradstep_server.schedulers.base import UNMEASURED, Metrics, Momentums, Rates, Schedule, Steps
+from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
+from gradstep_server.schedulers.followed import NOTHING, Followed
 
 CHUNK = 65_536
 """Points evaluated at a time: 512 KiB of rates."""
@@ -86,8 +87,8 @@ class Curve:
     points: range | Steps
     """The step numbers in ascending order, at least one."""
 
-    metrics: Metrics = field(default_factory=lambda: UNMEASURED)
-    """What was measured after each step from 0 on, for a schedule that follows a metric."""
+    followed: Followed = NOTHING
+    """What is kept of the measurements, for a schedule that follows a metric."""
 
     def __len__(self) -> int:
         """Return the number of points of each line."""
@@ -105,7 +106,7 @@ class Curve:
             RateError: a rate in the next chunk is too large, below 0 or undefined.
         """
         for t in self.steps():
-            yield self.schedule.lrs(t, self.base_lrs[group], self.metrics)
+            yield self.schedule.lrs(t, self.base_lrs[group], self.followed)
 
     def momentums(self) -> Iterator[Momentums]:
         """Yield the momentums in chunks, the same for every group."""
@@ -126,10 +127,10 @@ class Curve:
     def notes(self) -> list[str]:
         """Return what a user should know of this curve, most often nothing."""
         notes = self.schedule.notes(range(int(self.points[0]), int(self.points[-1]) + 1))
-        if self.schedule.needs_metrics and self.points[-1] > self.metrics.size:
+        measured = self.followed.measured
+        if self.schedule.needs_metrics and self.points[-1] > measured:
             notes.append(
-                f"Nothing is known to be measured after step {self.metrics.size} "
-                "or later: the rate is held."
+                f"Nothing is known to be measured after step {measured} or later: the rate is held."
             )
         return notes
 

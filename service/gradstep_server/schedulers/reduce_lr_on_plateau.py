@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from gradstep_server.kinds import Count, Fraction, NonNegative, Reject
 from gradstep_server.schedulers.base import Metrics, Rates, Schedule, Steps, Unmeasured
 from gradstep_server.schedulers.compiled import compiled
+from gradstep_server.schedulers.followed import Followed
 
 _THRESHOLD_MODES = ("rel", "abs", "rel_abs")
 
@@ -78,25 +80,44 @@ class ReduceLROnPlateau(Schedule):
     eps: NonNegative = 1e-8
     """A fall by no more than this is left out."""
 
-    def counted(self, t: Steps, metrics: Metrics | None) -> Steps:
-        """Return how often the rate has fallen before each t.
-
-        Raises:
-            Unmeasured: there are no metrics, not even an empty list of them.
-        """
-        if metrics is None:
-            raise Unmeasured(int(t.min(initial=0)))
-        counts = np.empty(metrics.size + 1, dtype=np.int64)
-        count_falls(
-            np.ascontiguousarray(metrics, dtype=np.float64),
-            self.mode == "max",
-            self.threshold,
+    def follow(self, before: Followed, metrics: Metrics) -> Followed:
+        """Return what is kept after more was measured."""
+        best = np.inf if before.best is None else self._sign * before.best
+        carried = np.array([best, before.bad, before.cooling])
+        fell = np.empty(metrics.size, dtype=np.bool_)
+        take_metrics(
+            self._sign * np.ascontiguousarray(metrics, dtype=np.float64),
+            # A share is added to the best value where a higher one is better.
+            self._sign * self.threshold if self.threshold_mode == "rel" else self.threshold,
             _THRESHOLD_MODES.index(self.threshold_mode),
             self.patience,
             self.cooldown,
-            counts,
+            carried,
+            fell,
         )
-        return counts[np.minimum(t, metrics.size)]
+        falls = before.measured + 1 + np.flatnonzero(fell)
+        return Followed(
+            measured=before.measured + metrics.size,
+            best=float(self._sign * carried[0]) if math.isfinite(carried[0]) else None,
+            bad=int(carried[1]),
+            cooling=int(carried[2]),
+            falls=(*before.falls, *falls.tolist()),
+        )
+
+    def counted(self, t: Steps, followed: Followed | None) -> Steps:
+        """Return how often the rate has fallen before each t.
+
+        Raises:
+            Unmeasured: nothing is followed, not even no measurement yet.
+        """
+        if followed is None:
+            raise Unmeasured(int(t.min(initial=0)))
+        return np.searchsorted(followed.falls_array, t, side="right")
+
+    @property
+    def _sign(self) -> float:
+        """What turns values over so that lower ones are better, and one rule serves both modes."""
+        return -1.0 if self.mode == "max" else 1.0
 
     def rule(self, t: Steps, base_lr: float) -> Rates:
         """Return the rate after it has fallen t times."""
@@ -105,39 +126,40 @@ class ReduceLROnPlateau(Schedule):
         return rates[t]
 
 
-@compiled("void(float64[::1], boolean, float64, int64, int64, int64, int64[::1])")
-def count_falls(
+@compiled("void(float64[::1], float64, int64, int64, int64, float64[::1], boolean[::1])")
+def take_metrics(
     metrics: Metrics,
-    rising: bool,  # noqa: FBT001 - a compiled loop takes no keywords
     threshold: float,
     threshold_mode: int,
     patience: int,
     cooldown: int,
-    counts: NDArray[np.int64],
+    carried: NDArray[np.float64],
+    fell: NDArray[np.bool_],
 ) -> None:
-    """Write how often the rate has fallen before the first metric and after each."""
-    # Turned over, what should rise should fall, and one rule serves both.
-    sign = -1.0 if rising else 1.0
-    best, bad, cooling = np.inf, 0, 0
-    counts[0] = 0
+    """Write whether the rate falls after each metric.
+
+    `carried` holds the best value, the bad ones in a row and the cooldown that is
+    left, before the first metric and, in the end, after the last.
+    """
+    best, bad, cooling = carried
     for i in range(metrics.size):
-        value = sign * metrics[i]
+        value = metrics[i]
         if threshold_mode == 0:
-            bound = best * (1 - sign * threshold)
+            bound = best * (1 - threshold)
         elif threshold_mode == 1 or best == np.inf:
             bound = best - threshold
         else:
             bound = best - threshold * abs(best)
         if value < bound:
-            best, bad = value, 0
+            best, bad = value, 0.0
         else:
             bad += 1
         if cooling > 0:
-            cooling, bad = cooling - 1, 0
-        counts[i + 1] = counts[i]
-        if bad > patience:
-            counts[i + 1] += 1
-            cooling, bad = cooldown, 0
+            cooling, bad = cooling - 1, 0.0
+        fell[i] = bad > patience
+        if fell[i]:
+            cooling, bad = float(cooldown), 0.0
+    carried[0], carried[1], carried[2] = best, bad, cooling
 
 
 @compiled("void(float64, float64, float64, float64, float64[::1])")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from gradstep_server.errors import Fault
+from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.optimizers import Compute
+from gradstep_server.schedulers import NOTHING
 from gradstep_server.sessions import lookups, stepping
 from gradstep_server.sessions.config import Changes, ConfigPatch, patched, resolve
 from gradstep_server.sessions.digests import canonical, content_digest, index
@@ -26,6 +27,7 @@ from gradstep_server.sessions.store import Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
 from gradstep_server.sessions.timeline import Timeline
 from gradstep_server.sessions.transfer import StateFile
+from gradstep_server.sessions.transitions import measured
 
 
 class Commands:
@@ -91,7 +93,10 @@ class Commands:
         async def plan(_: Header, state: State) -> Planned:
             if not state.tensors:
                 raise ParamsMissing("set the initial parameters first, with PUT …/params")
-            state.rates(e - state.origin)  # what cannot be answered is not logged
+            if _follows(state) and metric is None:
+                detail = "send what was measured: the scheduler follows it"
+                raise InvalidRequest(Fault("/metric", detail))
+            replace(state, epoch=e, followed=measured(state, metric)).usable()
             return Planned(e, state.step, canonical({"asked": {"metric": metric}}))
 
         return Command(EPOCH, content, {}, find, plan)
@@ -119,6 +124,8 @@ class Commands:
                 "asked": {"patch": sent},
                 "config": changed.config.model_dump(mode="json"),
                 "origin": changed.origin,
+                "decay_origin": changed.decay_origin,
+                "followed": asdict(changed.followed),
             }
             return Planned(0, state.step, canonical(facts), changed.nbytes)
 
@@ -162,11 +169,12 @@ def altered(state: State, changes: Changes) -> State:
         InvalidConfig: a value is wrong, or the schedule leaves the range of float64.
     """
     config = patched(state.config, changes, stepped=state.stepped)
-    restarts = "scheduler" in changes.model_fields_set
-    began = state.origin + state.clock() if restarts else state.origin
-    changed = replace(state, config=config, groups=resolve(config), origin=began)
-    changed.rates(changed.clock())  # what cannot be answered is not logged
-    return changed
+    changed = replace(state, config=config, groups=resolve(config))
+    if "scheduler" in changes.model_fields_set:
+        changed.origin, changed.followed = state.position, NOTHING
+    if "weight_decay_scheduler" in changes.model_fields_set:
+        changed.decay_origin = state.position
+    return changed.usable()  # what cannot be answered is not logged
 
 
 async def fitting(state: State, file: StateFile) -> Planned:
@@ -177,15 +185,45 @@ async def fitting(state: State, file: StateFile) -> Planned:
     """
     if state.tensors or not file.tensors:
         raise InvalidTensors(Fault("/params", "must hold at least one tensor"))
-    filled = replace(state, step=file.step, epoch=file.epoch, origin=file.origin)
-    if filled.clock() < 0:
-        detail = "the schedule would begin behind the position of the state"
-        raise InvalidTensors(Fault("/__metadata__/origin", detail))
-    filled.rates(filled.clock())  # what cannot be answered is not logged
+    filled = replace(
+        state,
+        step=file.step,
+        epoch=file.epoch,
+        origin=file.origin,
+        decay_origin=file.decay_origin,
+        followed=file.followed,
+    )
+    for name, origin in (("origin", file.origin), ("decay_origin", file.decay_origin)):
+        if origin > filled.position:
+            detail = "the schedule would begin behind the position of the state"
+            raise InvalidTensors(Fault(pointer("__metadata__", name), detail))
+    _fits_what_was_measured(filled)
+    filled.usable()  # what cannot be answered is not logged
     matches = len(file.tensors) * sum(len(g.match) for g in state.config.param_groups)
     work = total_size(file.tensors) + 10 * matches
     nbytes = await offload(work, _checked_footprint, state, file)
     return Planned(0, file.step, file.record(), nbytes)
+
+
+def _follows(state: State) -> bool:
+    """Whether the session's schedule follows the metrics of epochs."""
+    scheduler = state.config.scheduler
+    return scheduler is not None and scheduler.needs_metrics
+
+
+def _fits_what_was_measured(state: State) -> None:
+    """Raise unless what is known to be measured leads to where the schedule stands.
+
+    Raises:
+        InvalidTensors: it does not, so that the rate would not be known.
+    """
+    followed, t = state.followed, state.clock()
+    if _follows(state) and (followed.measured != t or max(followed.falls, default=0) > t):
+        detail = (
+            f"knows {followed.measured} measurements, and the scheduler is at its epoch {t}; "
+            "load the state into a session without this scheduler, and PATCH it then"
+        )
+        raise InvalidTensors(Fault("/__metadata__/followed", detail))
 
 
 async def digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:

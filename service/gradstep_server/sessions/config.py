@@ -8,7 +8,7 @@ other hyperparameter and the ones in use can be reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -83,8 +83,17 @@ class SessionConfig(_ConfigModel):
     scheduler: Scheduler | None = None
     """How the learning rate moves; null keeps it."""
 
+    weight_decay_scheduler: Annotated[
+        Scheduler | None,
+        # Stores of released versions know no such field; left out, a request that
+        # created a session there is still recognised when it is sent again.
+        Field(exclude_if=lambda scheduler: scheduler is None),
+    ] = None
+    """How the weight decay moves, from the optimizer's own `weight_decay`; null keeps it."""
+
     schedule_on: Literal["step", "epoch"] = "step"
-    """What moves the schedule on: every step, or the end of an epoch that the client sends."""
+    """What moves the schedules on: every step, or the end of an epoch that the client sends.
+    A scheduler that follows a metric needs epochs, which bring it."""
 
     param_groups: Annotated[list[ParamGroup], AfterValidator(_few_patterns)] = Field(
         default_factory=list
@@ -125,6 +134,9 @@ class Changes(_ConfigModel):
 
     scheduler: Scheduler | None = None
     """A new schedule, which starts at its step 0; null ends the old one."""
+
+    weight_decay_scheduler: Scheduler | None = None
+    """A new schedule of the weight decay, likewise."""
 
     clip: Clip | None = None
     """New clipping; null ends it."""
@@ -210,8 +222,11 @@ def resolve(config: SessionConfig) -> Groups:
     """Return the optimizers of all groups, each override validated.
 
     Raises:
-        InvalidConfig: an override is no hyperparameter or has a wrong value.
+        InvalidConfig: an override is no hyperparameter or has a wrong value, or a
+            schedule moves what the optimizer does not have.
     """
+    if faults := list(_unusable_schedules(config)):
+        raise InvalidConfig(*faults)
     optimizers = [config.optimizer]
     for i, group in enumerate(config.param_groups):
         overrides = group.__pydantic_extra__
@@ -220,6 +235,29 @@ def resolve(config: SessionConfig) -> Groups:
             raise InvalidConfig(Fault(at, "all groups use the session's optimizer; leave it out"))
         optimizers.append(_changed(config.optimizer, overrides, ("param_groups", i)))
     return Groups(optimizers, config.param_groups)
+
+
+def _unusable_schedules(config: SessionConfig) -> Iterator[Fault]:
+    """Yield what keeps the schedules from doing anything."""
+    optimizer, rates, decays = config.optimizer, config.scheduler, config.weight_decay_scheduler
+    name = optimizer.kind_name()
+    if rates is not None and rates.needs_metrics and config.schedule_on != "epoch":
+        kind = rates.kind_name()
+        why = f'{kind} follows a metric, which epochs bring; it needs "schedule_on": "epoch"'
+        yield Fault("/scheduler", why)
+    if rates is not None and rates.moves_momentum and not optimizer.has("momentum"):
+        why = f"it moves the momentum, and {name} has none; set cycle_momentum to false"
+        yield Fault("/scheduler", why)
+    if decays is None:
+        return
+    if not optimizer.has("weight_decay"):
+        yield Fault("/weight_decay_scheduler", f"{name} has no weight_decay")
+    if decays.needs_metrics:
+        why = f"{decays.kind_name()} follows a metric, which moves the rate alone"
+        yield Fault("/weight_decay_scheduler", why)
+    if decays.moves_momentum:
+        why = "it would move the momentum, too; set cycle_momentum to false"
+        yield Fault("/weight_decay_scheduler", why)
 
 
 def patched(config: SessionConfig, patch: Changes, *, stepped: bool) -> SessionConfig:

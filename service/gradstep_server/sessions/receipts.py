@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 
 from gradstep_server.optimizers import Optimizer
+from gradstep_server.schedulers import Followed
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.headers import Origin
 from gradstep_server.sessions.state import State
@@ -44,6 +45,12 @@ class Receipt(_Answer):
 
     next_lr: list[float]
     """The learning rate of each group in the next step."""
+
+    momentum: float | None
+    """The momentum, or first beta, that the schedule set; null where the optimizer kept its own."""
+
+    weight_decay: list[float] | None
+    """The weight decay of each group; null where no schedule moves it."""
 
     grad_norm: float | None
     """The global L2 norm before clipping; null if it is not finite."""
@@ -125,8 +132,17 @@ class View:
     lr: list[float]
     """The learning rate of each group in the next step."""
 
+    momentum: float | None
+    """The momentum that the schedule sets for the next step; None if it sets none."""
+
+    weight_decay: list[float] | None
+    """The weight decay of each group in the next step; None if no schedule moves it."""
+
     clock: int
     """The schedule's own step of the next optimizer step."""
+
+    followed: Followed
+    """What the schedule keeps of the metrics of epochs, if it follows them."""
 
     shapes: dict[str, tuple[int, ...]]
     created_at: float
@@ -166,6 +182,8 @@ def receipt(state: State, entry: Entry, durable_step: int, *, replayed: bool) ->
         durable_step=durable_step,
         lr=record.lr,
         next_lr=record.next_lr,
+        momentum=record.momentum,
+        weight_decay=record.weight_decay,
         grad_norm=record.grad_norm,
         loss=record.asked.loss,
         clipped=record.clipped,
@@ -211,7 +229,10 @@ def view(
         config=state.config,
         groups=list(zip(members, state.groups.optimizers, strict=True)),
         lr=state.rates(state.clock()),
+        momentum=state.momentum(),
+        weight_decay=state.weight_decays(),
         clock=state.clock(),
+        followed=state.followed,
         shapes={name: tensor.shape for name, tensor in state.tensors.items()},
         created_at=header.created_at,
         updated_at=state.updated_at,

@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from blake3 import blake3
 
+from gradstep_server.schedulers import Followed
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import Index, canonical, snapshot_seal, unpack
 from gradstep_server.sessions.errors import SessionCorrupt
@@ -140,6 +141,8 @@ def empty_state(snapshot: Snapshot, facts: dict[str, Any]) -> State:
     state = State.new(SessionConfig.model_validate(facts["config"]), facts["updated_at"])
     state.seq, state.step, state.epoch = snapshot.base, facts["step"], facts["epoch"]
     state.generation, state.origin = facts["generation"], facts["origin"]
+    state.decay_origin = facts.get("decay_origin", 0)
+    state.followed = Followed(**facts.get("followed", {}))
     return state
 
 

@@ -7,14 +7,14 @@ A `State` is made from a snapshot or from nothing, and then changed by
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradstep_server.errors import Fault, pointer
 from gradstep_server.optimizers import FloatArray, Optimizer
-from gradstep_server.schedulers import RateError
+from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
@@ -67,6 +67,12 @@ class State:
     origin: int = 0
     """The step (or epoch) at which the present schedule began."""
 
+    decay_origin: int = 0
+    """The step (or epoch) at which the present schedule of the weight decay began."""
+
+    followed: Followed = NOTHING
+    """What the present schedule keeps of the metrics of epochs, if it follows them."""
+
     updated_at: float = 0.0
     seal: bytes = b""
     """The seal of entry `seq`, by which a writer proves that it knows the log."""
@@ -91,20 +97,19 @@ class State:
     @property
     def nbytes(self) -> int:
         """The memory of masters and slots once every tensor has been stepped."""
-        arrays = sum(
-            tensor.values.size * (1 + len(self.optimizer(tensor).slots()))
-            for tensor in self.tensors.values()
-        )
-        return arrays * self.master.storage.itemsize
+        return self.footprint({name: tensor.values.size for name, tensor in self.tensors.items()})
 
     def footprint(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes of masters and slots of parameters of these sizes."""
-        optimizers = self.groups.optimizers
-        arrays = sum(
-            size * (1 + len(optimizers[self.groups.index(name)].slots()))
-            for name, size in sizes.items()
-        )
+        slots = [len(self._slots(optimizer)) for optimizer in self.groups.optimizers]
+        arrays = sum(size * (1 + slots[self.groups.index(name)]) for name, size in sizes.items())
         return arrays * self.master.storage.itemsize
+
+    def _slots(self, optimizer: Optimizer) -> set[str]:
+        """Return the slots that an optimizer has, or will have once its momentum moves."""
+        scheduler = self.config.scheduler
+        late = scheduler is not None and scheduler.moves_momentum
+        return {*optimizer.slots(), *(optimizer.late_slots if late else ())}
 
     @property
     def stepped(self) -> bool:
@@ -117,7 +122,12 @@ class State:
 
     def clock(self) -> int:
         """Return t, the schedule's own step, for the next optimizer step."""
-        return (self.epoch if self.config.schedule_on == "epoch" else self.step) - self.origin
+        return self.position - self.origin
+
+    @property
+    def position(self) -> int:
+        """How often what moves the schedules on has happened."""
+        return self.epoch if self.config.schedule_on == "epoch" else self.step
 
     def rates(self, t: int) -> list[float]:
         """Return each group's learning rate at the schedule's step t.
@@ -130,9 +140,47 @@ class State:
         if scheduler is None:
             return bases
         try:
-            return [scheduler.lr(t, base) for base in bases]
+            return [scheduler.lr(t, base, self.followed) for base in bases]
         except RateError as error:
             raise InvalidConfig(Fault("/scheduler", str(error))) from None
+
+    def momentum(self) -> float | None:
+        """Return the momentum that the schedule sets for the next step, None if it sets none."""
+        scheduler = self.config.scheduler
+        if scheduler is None or not scheduler.moves_momentum:
+            return None
+        return scheduler.momentum(self.clock())
+
+    def weight_decays(self, ahead: int = 0) -> list[float] | None:
+        """Return each group's weight decay where a schedule moves it.
+
+        Args:
+            ahead: how often the schedules move on before.
+
+        Raises:
+            InvalidConfig: the schedule has no value that can be used.
+        """
+        scheduler = self.config.weight_decay_scheduler
+        if scheduler is None:
+            return None
+        t = self.position + ahead - self.decay_origin
+        try:
+            return [
+                scheduler.lr(t, optimizer.model_dump()["weight_decay"])
+                for optimizer in self.groups.optimizers
+            ]
+        except RateError as error:
+            raise InvalidConfig(Fault("/weight_decay_scheduler", str(error))) from None
+
+    def usable(self) -> State:
+        """Return this state, or raise if its schedules have nothing for the next step.
+
+        Raises:
+            InvalidConfig: a schedule has no value that can be used.
+        """
+        self.rates(self.clock())
+        self.weight_decays()
+        return self
 
     def params(self) -> dict[str, Tensor]:
         """Return the parameters rounded to the session's dtype, the bytes a copy."""
@@ -160,6 +208,8 @@ class State:
             "epoch": self.epoch,
             "generation": self.generation,
             "origin": self.origin,
+            "decay_origin": self.decay_origin,
+            "followed": asdict(self.followed),
             "updated_at": self.updated_at,
         }
 

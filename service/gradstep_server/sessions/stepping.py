@@ -9,7 +9,7 @@ to the live one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Tag
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.kinds import NUMBER_OR_LIST, NonNegative, Real
-from gradstep_server.optimizers import Clipping, Compute, FloatArray
+from gradstep_server.optimizers import Clipping, Compute, FloatArray, Optimizer
 from gradstep_server.optimizers.clipping import clipping, first_unusable, tensor_norm
 from gradstep_server.sessions.digests import Index, index
 from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
@@ -82,6 +82,12 @@ class StepRecord(BaseModel):
     tensors: Index
     lr: list[float]
     next_lr: list[float]
+    momentum: float | None = None
+    """What the schedule set for this step; None where the optimizer kept its own."""
+
+    weight_decay: list[float] | None = None
+    """What the schedule set for each group; None where there is none."""
+
     applied: bool
     grad_norm: float | None
     clipped: bool
@@ -139,18 +145,23 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     if fault or action is None:
         applied, action = False, Clipping(1.0, math.inf, clipped=False)
     rates = asked.rates(len(state.groups.optimizers)) or state.rates(state.clock())
-    t_next = state.clock() + (state.config.schedule_on == "step")
+    ahead = int(state.config.schedule_on == "step")
+    state.weight_decays(ahead)  # what the next step cannot have, this one must not lead to
+    momentum, decays = state.momentum(), state.weight_decays()
+    used = moved(state, momentum, decays)
     return StepRecord(
         asked=asked,
         tensors=index(tensors),
         lr=rates,
-        next_lr=state.rates(t_next),
+        next_lr=state.rates(state.clock() + ahead),
+        momentum=momentum,
+        weight_decay=decays,
         applied=applied,
         grad_norm=norm if math.isfinite(norm) else None,
         clipped=action.clipped,
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
-        coefficients=_coefficients(state, gradients, rates, asked) if applied else [],
+        coefficients=_coefficients(state, gradients, used, rates, asked) if applied else [],
     )
 
 
@@ -158,6 +169,7 @@ def apply(
     state: State, record: StepRecord, tensors: Tensors, compute: Compute, *, seq: int
 ) -> None:
     """Do what the record of entry `seq` says to the tensors that have a gradient, in place."""
+    optimizers = moved(state, record.momentum, record.weight_decay)
     shared = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
     bound = math.inf if record.bound is None else record.bound
     for name, gradient in widened(state, tensors).items():
@@ -165,8 +177,8 @@ def apply(
         count = tensor.behind(seq)
         if count is None:
             continue
-        optimizer = state.optimizer(tensor)
-        coefficients = shared[_key(state, tensor)]
+        optimizer = optimizers[tensor.group]
+        coefficients = shared[_key(tensor, optimizer)]
         for slot in optimizer.slots():
             tensor.slots.setdefault(slot, np.zeros_like(tensor.values))
         tensor.steps += 1
@@ -181,22 +193,37 @@ def widened(state: State, tensors: Tensors) -> dict[str, FloatArray]:
     return {name: tensor.widened(state.master) for name, tensor in tensors.items()}
 
 
-def _key(state: State, tensor: TensorState) -> Key:
-    fresh = not tensor.slots.keys() >= set(state.optimizer(tensor).slots())
+def moved(state: State, momentum: float | None, decays: Sequence[float] | None) -> list[Optimizer]:
+    """Return each group's optimizer as the schedules have it in a step."""
+    optimizers = state.groups.optimizers
+    own: Sequence[float | None] = [None] * len(optimizers)
+    return [
+        optimizer.moved(momentum, decay)
+        for optimizer, decay in zip(optimizers, decays or own, strict=True)
+    ]
+
+
+def _key(tensor: TensorState, optimizer: Optimizer) -> Key:
+    fresh = not tensor.slots.keys() >= set(optimizer.slots())
     return tensor.group, tensor.steps, fresh
 
 
 def _coefficients(
-    state: State, gradients: Gradients, rates: list[float], asked: Asked
+    state: State,
+    gradients: Gradients,
+    optimizers: Sequence[Optimizer],
+    rates: list[float],
+    asked: Asked,
 ) -> list[Coefficients]:
     """Return the coefficients of this step, once per distinct key."""
     limit = float(np.finfo(np.float64 if state.master is DType.F64 else np.float32).max)
     found: dict[Key, Coefficients] = {}
     for name in gradients:
-        group, steps, fresh = key = _key(state, state.tensors[name])
+        tensor = state.tensors[name]
+        optimizer = optimizers[tensor.group]
+        group, steps, fresh = key = _key(tensor, optimizer)
         if key in found:
             continue
-        optimizer = state.groups.optimizers[group]
         values = optimizer.coefficients(rates[group], steps + 1, fresh=fresh)
         if not all(abs(value) <= limit for value in values):
             at = "/optimizer" if asked.lr is None else "/lr"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import orjson
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
 from gradstep_server.errors import Fault
 from gradstep_server.kinds import MAX_COUNT, Count
+from gradstep_server.schedulers import NOTHING, Followed
 from gradstep_server.sessions.config import faults_of
 from gradstep_server.sessions.digests import canonical, index
 from gradstep_server.sessions.errors import InvalidTensors
@@ -30,6 +31,8 @@ class StateFile:
     step: int = 0
     epoch: int = 0
     origin: int = 0
+    decay_origin: int = 0
+    followed: Followed = NOTHING
     counters: dict[str, int] = field(default_factory=dict)
     """How often each tensor was stepped; 0 where it is left out."""
 
@@ -42,16 +45,33 @@ class StateFile:
     def of_state(cls, state: State) -> StateFile:
         """Return what a session holds, the tensors as views."""
         facts, tensors = state.dump()
-        return cls(tensors, state.step, state.epoch, state.origin, facts["counters"])
+        return cls(
+            tensors,
+            state.step,
+            state.epoch,
+            state.origin,
+            state.decay_origin,
+            state.followed,
+            facts["counters"],
+        )
 
     def asked(self) -> dict[str, Any]:
-        """Return the facts beside the tensors, for the digest."""
+        """Return the facts beside the tensors, for the digest.
+
+        What not every state has is left out where it is not there.
+        """
         counters = {name: steps for name, steps in self.counters.items() if steps}
+        seldom: dict[str, Any] = {}
+        if self.decay_origin:
+            seldom["decay_origin"] = self.decay_origin
+        if self.followed != NOTHING:
+            seldom["followed"] = asdict(self.followed)
         return {
             "step": self.step,
             "epoch": self.epoch,
             "origin": self.origin,
             "counters": counters,
+            **seldom,
         }
 
     def record(self) -> bytes:
@@ -64,6 +84,8 @@ def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
     asked = facts["asked"]
     state.fill(tensors, asked["counters"])
     state.epoch, state.origin = asked["epoch"], asked["origin"]
+    state.decay_origin = asked.get("decay_origin", 0)
+    state.followed = Followed(**asked.get("followed", {}))
 
 
 def exported(state: State) -> tuple[Tensors, dict[str, str]]:
@@ -74,7 +96,7 @@ def exported(state: State) -> tuple[Tensors, dict[str, str]]:
         for key, tensor in views.items()
     }
     metadata = {"format": _FORMAT, "version": _VERSION}
-    for key in ("step", "epoch", "origin", "counters", "config"):
+    for key in ("step", "epoch", "origin", "decay_origin", "followed", "counters", "config"):
         metadata[key] = orjson.dumps(facts[key]).decode()
     return tensors, metadata
 
@@ -92,6 +114,8 @@ class _Metadata(BaseModel):
     epoch: Json[_Position]
     origin: Json[_Position]
     counters: Json[dict[str, _Position]]
+    decay_origin: Json[_Position] = 0
+    followed: Json[Followed] = NOTHING
 
 
 def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
@@ -111,4 +135,14 @@ def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
         raise InvalidTensors(*faults_of(error, "__metadata__")) from None
     if facts.origin > max(facts.step, facts.epoch):
         raise InvalidTensors(Fault("/__metadata__/origin", "lies behind the file's position"))
-    return StateFile(tensors, facts.step, facts.epoch, facts.origin, facts.counters)
+    if facts.decay_origin > max(facts.step, facts.epoch):
+        raise InvalidTensors(Fault("/__metadata__/decay_origin", "lies behind the file's position"))
+    return StateFile(
+        tensors,
+        facts.step,
+        facts.epoch,
+        facts.origin,
+        facts.decay_origin,
+        facts.followed,
+        facts.counters,
+    )

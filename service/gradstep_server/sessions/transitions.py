@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import orjson
 
 from gradstep_server.optimizers import Compute
+from gradstep_server.schedulers import Followed
 from gradstep_server.sessions import stepping
 from gradstep_server.sessions.config import SessionConfig, resolve
 from gradstep_server.sessions.digests import content_digest, seal, unpack
@@ -45,6 +47,7 @@ def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> Non
 
 
 def _epoch(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
+    state.followed = measured(state, orjson.loads(entry.record)["asked"]["metric"])
     state.epoch = entry.n
 
 
@@ -53,6 +56,8 @@ def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> N
     state.config = SessionConfig.model_validate(facts["config"])
     state.groups = resolve(state.config)
     state.origin = facts["origin"]
+    state.decay_origin = facts.get("decay_origin", 0)
+    state.followed = Followed(**facts.get("followed", {}))
 
 
 def _generation(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
@@ -67,6 +72,14 @@ _TRANSITIONS: dict[str, Callable[[State, Entry, Tensors, Compute], None]] = {
     REWIND: _generation,
     RECOVERY: _generation,
 }
+
+
+def measured(state: State, metric: float | None) -> Followed:
+    """Return what the schedule keeps once an epoch has ended with `metric`."""
+    scheduler = state.config.scheduler
+    if scheduler is None or not scheduler.needs_metrics:
+        return state.followed
+    return scheduler.follow(state.followed, np.array([metric], dtype=np.float64))
 
 
 def replay(state: State, entry: Entry, body: memoryview, compute: Compute) -> None:

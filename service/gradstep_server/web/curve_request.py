@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, Tag, ValidationInfo, 
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.kinds import MAX_COUNT, NUMBER_OR_LIST, Count, NonNegative, PositiveCount, Real
-from gradstep_server.schedulers import Metrics, Scheduler
+from gradstep_server.schedulers import NOTHING, Followed, Scheduler
 from gradstep_server.schedulers.curve import MIN_DECIMATED
 
 MAX_GROUPS = 1_000
@@ -86,9 +86,9 @@ class CurveRequest(BaseModel):
         return metrics
 
     @property
-    def measured(self) -> Metrics:
-        """The metrics as numbers; a missing one is NaN."""
-        return np.array(self.metrics or (), dtype=np.float64)
+    def followed(self) -> Followed:
+        """What the scheduler keeps of the metrics; a missing one is NaN."""
+        return self.scheduler.follow(NOTHING, np.array(self.metrics or (), dtype=np.float64))
 
     @property
     def base_lrs(self) -> tuple[float, ...]:

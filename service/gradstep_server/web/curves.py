@@ -100,7 +100,7 @@ def _drawing(asked: CurveRequest, form: CurveFormat, limit: int, where: str = ""
         where=where,
     )
     return Drawing(
-        Curve(asked.scheduler, asked.base_lrs, window, asked.measured),
+        Curve(asked.scheduler, asked.base_lrs, window, asked.followed),
         form,
         asked.grouped,
         asked.scheduler.kind_name(),

@@ -108,7 +108,7 @@ async def get_schedule(
         limit=services.max_points,
         where="/query",
     )
-    curve = Curve(view.config.scheduler or _KEPT_RATE, bases, window)
+    curve = Curve(view.config.scheduler or _KEPT_RATE, bases, window, view.followed)
     title = view.config.name or view.id
     drawing = Drawing(curve, format, grouped=True, title=title, max_points=max_points)
     return await respond(drawing, where="/query")

@@ -110,6 +110,7 @@ class SessionAnswer(BaseModel):
 
     optimizer: dict[str, Any]
     scheduler: dict[str, Any] | None
+    weight_decay_scheduler: dict[str, Any] | None
     schedule_on: str
     param_groups: list[dict[str, Any]]
     """The groups as they were asked for."""
@@ -129,6 +130,13 @@ class SessionAnswer(BaseModel):
 
     lr: list[float]
     """The learning rate of each group in the next step."""
+
+    momentum: float | None
+    """The momentum, or first beta, that the schedule sets for the next step; null where the
+    optimizer keeps its own."""
+
+    weight_decay: list[float] | None
+    """The weight decay of each group in the next step; null where no schedule moves it."""
 
     tensors: dict[str, TensorInfo]
     created_at: datetime
@@ -164,6 +172,7 @@ def answer(view: View) -> SessionAnswer:
     dtype = config["dtype"]
     return SessionAnswer.model_validate(
         {
+            "weight_decay_scheduler": None,
             **config,
             "id": view.id,
             "step": view.step,
@@ -178,6 +187,8 @@ def answer(view: View) -> SessionAnswer:
                 for tensors, optimizer in view.groups
             ],
             "lr": view.lr,
+            "momentum": view.momentum,
+            "weight_decay": view.weight_decay,
             "tensors": {
                 name: {"dtype": dtype, "shape": list(shape)} for name, shape in view.shapes.items()
             },

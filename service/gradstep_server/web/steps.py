@@ -70,7 +70,8 @@ class EpochBody(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     metric: Real | None = None
-    """A metric of the epoch, to be read again with `GET …/epochs/{e}`."""
+    """A metric of the epoch, to be read again with `GET …/epochs/{e}`; a scheduler that follows
+    a metric needs it."""
 
 
 class EpochAnswer(EpochReceipt):
