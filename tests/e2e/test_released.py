@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from session_app import AS_JSON, Service, running, same
+from session_app import AS_JSON, SGD, Service, running, same
 
 RELEASED = sorted((Path(__file__).parent.parent / "stores" / "released").glob("sqlite-v*"))
 
@@ -55,3 +55,16 @@ def test_they_go_on_and_go_back(released: tuple[Path, dict[str, Any]]) -> None:
     with running(f"sqlite:///{data}") as service:
         for name, params in went_on.items():
             assert same(service.params(f"/v1/sessions/{name}"), params)
+
+
+def test_the_request_that_created_one_is_recognised(
+    released: tuple[Path, dict[str, Any]],
+) -> None:
+    data, _ = released
+    with running(f"sqlite:///{data}") as service:
+        again = service.put("/v1/sessions/empty", json={"optimizer": SGD})
+        assert (again.status_code, again.json()["replayed"]) == (200, True)
+        other = service.put("/v1/sessions/empty", json={"optimizer": SGD, "retain": 5})
+        assert other.status_code == 409
+        refused = service.put("/v1/sessions/deleted", json={"optimizer": SGD})
+        assert refused.json()["code"] == "session-deleted"

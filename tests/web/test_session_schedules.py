@@ -105,15 +105,3 @@ def test_a_schedule_of_the_decay_is_changed_and_ended(service: Service) -> None:
     assert changed["weight_decay"] == [0.5]
     ended = service.patch(path, json={"weight_decay_scheduler": None}).json()
     assert (ended["weight_decay"], ended["groups"][0]["optimizer"]["weight_decay"]) == (None, 0.5)
-
-
-def test_a_session_without_a_schedule_of_the_decay_is_written_without_the_field(
-    service: Service,
-) -> None:
-    path = _begun(service)
-    metadata = service.get(f"{path}/state").content
-    assert b"weight_decay_scheduler" not in metadata
-    again = service.put(path, json={"optimizer": {"type": "SGD", "lr": 0.1}})
-    assert (again.status_code, again.json()["replayed"]) == (200, True)
-    null = {"optimizer": {"type": "SGD", "lr": 0.1}, "weight_decay_scheduler": None}
-    assert service.put(path, json=null).json()["replayed"]

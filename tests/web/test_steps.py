@@ -37,6 +37,8 @@ RECEIPT = [
     "durable_step",
     "lr",
     "next_lr",
+    "momentum",
+    "weight_decay",
     "grad_norm",
     "loss",
     "clipped",

@@ -83,12 +83,7 @@ class SessionConfig(_ConfigModel):
     scheduler: Scheduler | None = None
     """How the learning rate moves; null keeps it."""
 
-    weight_decay_scheduler: Annotated[
-        Scheduler | None,
-        # Stores of released versions know no such field; left out, a request that
-        # created a session there is still recognised when it is sent again.
-        Field(exclude_if=lambda scheduler: scheduler is None),
-    ] = None
+    weight_decay_scheduler: Scheduler | None = None
     """How the weight decay moves, from the optimizer's own `weight_decay`; null keeps it."""
 
     schedule_on: Literal["step", "epoch"] = "step"

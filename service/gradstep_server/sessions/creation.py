@@ -11,7 +11,7 @@ from gradstep_server.sessions.config import ForkConfig, SessionConfig
 from gradstep_server.sessions.digests import body
 from gradstep_server.sessions.entries import INIT, sealed_entry
 from gradstep_server.sessions.errors import IdTaken, SessionConflict, SessionDeleted
-from gradstep_server.sessions.headers import Origin, header_of, origin_of
+from gradstep_server.sessions.headers import Origin, begin_alike, header_of, origin_of
 from gradstep_server.sessions.hot import HotSessions
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.state import State
@@ -44,7 +44,7 @@ class Creation:
         """
         header, found = await self._new(ref, config, file, None)
         if found is not None:
-            _recognise(found, same=found.digest == header.digest)
+            _recognise(found, same=lambda: begin_alike(found, header))
         return found is not None
 
     async def is_forked(self, new: Ref, asked: dict[str, Any]) -> bool:
@@ -104,15 +104,18 @@ class Creation:
             return header, None
 
 
-def _recognise(found: Header, *, same: bool) -> None:
+def _recognise(found: Header, *, same: Callable[[], bool]) -> None:
     """Raise unless an id was taken by the same request before."""
     if found.deleted_at is not None:
         raise SessionDeleted(f"the id {found.id!r} is never given again; choose another")
-    if not same:
+    if not same():
         detail = f"the session {found.id!r} was created with other content; choose another id"
         raise SessionConflict(detail)
 
 
 def _recognise_fork(found: Header, asked: dict[str, Any]) -> None:
-    origin = None if found.deleted_at is not None else origin_of(found)
-    _recognise(found, same=origin is not None and origin.asked == asked)
+    def same() -> bool:
+        origin = origin_of(found)
+        return origin is not None and origin.asked == asked
+
+    _recognise(found, same=same)

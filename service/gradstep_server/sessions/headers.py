@@ -36,8 +36,7 @@ def header_of(
 ) -> Header:
     """Return the header of a new session.
 
-    Its digest covers the configuration and the content of the first entry, by
-    which a retry of the creation is recognised.
+    Its digest covers the configuration and the content of the first entry.
     """
     params = entry.digest.hex() if entry else None
     facts: dict[str, Any] = {"config": config.model_dump(mode="json"), "params": params}
@@ -60,6 +59,21 @@ def config_of(header: Header) -> SessionConfig:
         SessionCorrupt: the record does not match its digest.
     """
     return SessionConfig.model_validate(_proven(header)["config"])
+
+
+def begin_alike(one: Header, other: Header) -> bool:
+    """Return whether two sessions were created from the same configuration and content.
+
+    Configurations are compared as they are read: those that an earlier version wrote
+    lack fields that have a default.
+
+    Raises:
+        SessionCorrupt: a record does not match its digest.
+    """
+    if one.digest == other.digest:
+        return True
+    facts = [{**_proven(header), "config": config_of(header)} for header in (one, other)]
+    return facts[0] == facts[1]
 
 
 def begins_filled(header: Header) -> bool:

@@ -172,7 +172,6 @@ def answer(view: View) -> SessionAnswer:
     dtype = config["dtype"]
     return SessionAnswer.model_validate(
         {
-            "weight_decay_scheduler": None,
             **config,
             "id": view.id,
             "step": view.step,
