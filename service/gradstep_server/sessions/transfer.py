@@ -56,27 +56,29 @@ class StateFile:
         )
 
     def asked(self) -> dict[str, Any]:
-        """Return the facts beside the tensors, for the digest.
-
-        What not every state has is left out where it is not there.
-        """
+        """Return the facts beside the tensors, for the digest."""
         counters = {name: steps for name, steps in self.counters.items() if steps}
-        seldom: dict[str, Any] = {}
-        if self.decay_origin:
-            seldom["decay_origin"] = self.decay_origin
-        if self.followed != NOTHING:
-            seldom["followed"] = asdict(self.followed)
         return {
             "step": self.step,
             "epoch": self.epoch,
             "origin": self.origin,
             "counters": counters,
-            **seldom,
+            **_seldom(self),
         }
 
     def record(self) -> bytes:
         """Return the record of the entry that fills a session with this."""
         return canonical({"asked": self.asked(), "tensors": index(self.tensors)})
+
+
+def _seldom(place: StateFile | State) -> dict[str, Any]:
+    """Return the facts that few sessions have, without those that this one has not."""
+    facts: dict[str, Any] = {}
+    if place.decay_origin:
+        facts["decay_origin"] = place.decay_origin
+    if place.followed != NOTHING:
+        facts["followed"] = asdict(place.followed)
+    return facts
 
 
 def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
@@ -96,8 +98,9 @@ def exported(state: State) -> tuple[Tensors, dict[str, str]]:
         for key, tensor in views.items()
     }
     metadata = {"format": _FORMAT, "version": _VERSION}
-    for key in ("step", "epoch", "origin", "decay_origin", "followed", "counters", "config"):
-        metadata[key] = orjson.dumps(facts[key]).decode()
+    told = {key: facts[key] for key in ("step", "epoch", "origin", "counters", "config")}
+    for key, value in {**told, **_seldom(state)}.items():
+        metadata[key] = orjson.dumps(value).decode()
     return tensors, metadata
 
 
