@@ -44,7 +44,7 @@ OPERATIONS = [bad for bad in ROWS if bad.code not in {"not-found", "method-not-a
 """Rows for an address and method that there are; the others belong to no operation."""
 
 COSTLY = 1.0
-"""Seconds that no refusal may take."""
+"""Seconds of the processor that no refusal may take."""
 
 
 @pytest.fixture(scope="module")
