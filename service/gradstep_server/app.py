@@ -39,6 +39,9 @@ from gradstep_server.web.request_id import RequestId
 
 _log = logging.getLogger(__name__)
 
+_TAGS = ("schedules", "catalogue", "backprop", "sessions", "steps", "params", "service")
+"""The parts of the API, in the order in which its documentation shows them."""
+
 _EXPIRY_INTERVAL = 60.0
 """Seconds between two searches for idle sessions."""
 
@@ -85,17 +88,18 @@ def create_app(settings: Settings) -> FastAPI:
         summary="Learning-rate schedules and optimizer steps as a service.",
         version=__version__,
         lifespan=lifespan,
+        openapi_tags=[{"name": tag} for tag in _TAGS],
         docs_url=None,
         redoc_url=None,
     )
     limits = Limits(header=settings.max_header_size, tensors=settings.max_tensors)
     app.state.services = Services(kept, limits, settings.max_points)
     for router in (
+        steps.router,  # first, since addresses are compared in this order
         curves.router(settings.max_points),
         catalogue.router,
         backprop.router,
         sessions.router,
-        steps.router,
         params.router,
         branches.router,
         history.router,

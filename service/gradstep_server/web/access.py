@@ -38,12 +38,12 @@ class Services:
     max_points: int
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-def _ref(id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
+async def _ref(id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
     return TENANT, id
 
 

@@ -76,7 +76,7 @@ class Gradients:
     """Whether it came as JSON."""
 
 
-def _said(
+async def _said(
     loss: Annotated[
         str | None, Query(description="The loss; stands in the body where that is JSON.")
     ] = None,
