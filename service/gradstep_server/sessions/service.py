@@ -132,8 +132,8 @@ class Sessions:
         command = await self._commands.initial(file, generation=generation)
         return await self._viewed(ref, command)
 
-    async def master(self, ref: Ref) -> DType:
-        """Return the dtype that a session computes in, without waiting for its lock.
+    async def dtype(self, ref: Ref) -> DType:
+        """Return the dtype of a session's parameters, without waiting for its lock.
 
         It never changes. Whether the session is still there is for the command
         that follows to find out.
@@ -141,21 +141,23 @@ class Sessions:
         header = self._hot.header(ref) or await self._store.load(*ref)
         if header is None or header.deleted_at is not None:
             raise SessionNotFound(f"there is no session {ref[1]!r}")
-        return config_of(header).dtype.master
+        return config_of(header).dtype
 
     async def elements(self, ref: Ref) -> int:
         """Return the number of elements of all parameters."""
         async with self._hot.use(ref) as hot:
             return hot.loaded()[1].elements
 
-    async def params(self, ref: Ref, step: int | None = None) -> Parameters:
-        """Return the parameters, of now or after a step, rounded to the session's dtype.
+    async def params(
+        self, ref: Ref, step: int | None = None, dtype: DType | None = None
+    ) -> Parameters:
+        """Return the parameters, of now or after a step, rounded to `dtype` or the session's.
 
         Raises:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, generation):
-            return await _params(state, generation)
+            return await _params(state, generation, dtype)
 
     async def state(self, ref: Ref, step: int | None = None) -> tuple[Tensors, dict[str, str]]:
         """Return the whole state, of now or after a step, copied: tensors and metadata.
@@ -175,8 +177,9 @@ class Sessions:
         *,
         generation: int | None,
         want_params: bool,
+        dtype: DType | None = None,
     ) -> Stepped:
-        """Take step n, or the next one if n is None.
+        """Take step n, or the next one if n is None; answer with parameters as `params` does.
 
         Raises:
             PositionMismatch, StepConflict, GenerationMismatch, ParamsMissing,
@@ -186,7 +189,7 @@ class Sessions:
         async with self._hot.use(ref) as hot:
             entry, replayed = await self._journal.once(hot, command)
             state = hot.loaded()[1]
-            params = await _params(state, state.generation) if want_params else None
+            params = await _params(state, state.generation, dtype) if want_params else None
             receipt = receipts.receipt(state, entry, hot.durable_step, replayed=replayed)
             return Stepped(receipt, params, state.seq)
 
@@ -341,6 +344,6 @@ class Sessions:
                 return
 
 
-async def _params(state: State, generation: int) -> Parameters:
-    tensors = await offload(state.elements, state.params)
+async def _params(state: State, generation: int, dtype: DType | None) -> Parameters:
+    tensors = await offload(state.elements, state.params, dtype)
     return Parameters(state.step, generation, tensors)

@@ -182,9 +182,9 @@ class State:
         self.weight_decays()
         return self
 
-    def params(self) -> dict[str, Tensor]:
-        """Return the parameters rounded to the session's dtype, the bytes a copy."""
-        dtype = self.config.dtype
+    def params(self, dtype: DType | None = None) -> dict[str, Tensor]:
+        """Return the parameters rounded to `dtype`, or the session's; the bytes are a copy."""
+        dtype = dtype or self.config.dtype
         exact = dtype is self.master
         return {
             name: Tensor.of(tensor.values.copy() if exact else tensor.values, tensor.shape, dtype)

@@ -38,6 +38,13 @@ class DType(StrEnum):
         """The dtype that values of this one are kept and computed in."""
         return DType.F64 if self is DType.F64 else DType.F32
 
+    def narrows_to(self, other: DType) -> bool:
+        """Whether values of this dtype may be rounded to `other` to be shorter on the way.
+
+        It is half as wide: to a quarter, they would be rounded twice.
+        """
+        return other is self or 2 * other.storage.itemsize == self.storage.itemsize
+
     def widens_to(self, master: DType) -> bool:
         """Whether every value of this dtype is a value of `master`, exactly."""
         return self.master is master or master is DType.F64

@@ -26,9 +26,11 @@ from gradstep_server.web.session_models import SessionAnswer
 from gradstep_server.web.sessions import shown
 from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import (
+    Narrowed,
     file_answer,
     params_answer,
     require_file,
+    require_half,
     require_small,
     wants_json,
 )
@@ -64,8 +66,8 @@ router = APIRouter(prefix="/v1/sessions/{id}", tags=["params"], route_class=Stri
 async def put_params(
     request: Request, ref: RefOf, services: ServicesOf, generation: Generation = None
 ) -> Response:
-    master = await services.sessions.master(ref)
-    params = await tensor_bodies.params(request, master, services.limits)
+    dtype = await services.sessions.dtype(ref)
+    params = await tensor_bodies.params(request, dtype.master, services.limits)
     view = await services.sessions.set_params(ref, params, generation=generation)
     return shown(view, 200 if view.replayed else 201)
 
@@ -81,12 +83,13 @@ async def put_params(
     },
 )
 async def get_params(
-    request: Request, ref: RefOf, services: ServicesOf, step: At = None
+    request: Request, ref: RefOf, services: ServicesOf, step: At = None, dtype: Narrowed = None
 ) -> Response:
+    require_half(await services.sessions.dtype(ref), dtype)
     as_json = wants_json(request, default=False)
     if as_json:  # refused before a past state is made again
         require_small(await services.sessions.elements(ref))
-    params = await services.sessions.params(ref, step)
+    params = await services.sessions.params(ref, step, dtype)
     return await params_answer(params, as_json=as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -24,12 +25,20 @@ from gradstep_server.sessions.errors import (
 )
 from gradstep_server.sessions.receipts import EpochReceipt, Receipt
 from gradstep_server.sessions.store import Ref
+from gradstep_server.sessions.tensors import DType
 from gradstep_server.web import tensor_answers, tensor_bodies
 from gradstep_server.web.access import Generation, RefOf, Services, ServicesOf, etag
 from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.strict_route import Decimal, StrictRoute
-from gradstep_server.web.tensor_answers import json_answer, require_small, step_answer, wants_json
+from gradstep_server.web.tensor_answers import (
+    Narrowed,
+    json_answer,
+    require_half,
+    require_small,
+    step_answer,
+    wants_json,
+)
 from gradstep_server.web.tensor_bodies import GradientsBody, Said
 
 N = Annotated[
@@ -55,6 +64,14 @@ _STEP_FAILS = responses(
     StorageFull,
     StoreUnavailable,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a step is to answer with, beside its receipt."""
+
+    params: bool
+    dtype: DType | None
 
 
 class ReceiptAnswer(Receipt):
@@ -104,8 +121,10 @@ async def put_step(
     said: Said,
     generation: Generation = None,
     returned: Return = "params",
+    dtype: Narrowed = None,
 ) -> Response:
-    return await _step(request, ref, n, services, said, generation, returned)
+    answer = Wanted(returned == "params", dtype)
+    return await _step(request, ref, n, services, said, generation, answer)
 
 
 @router.post(
@@ -124,8 +143,10 @@ async def post_step(
     said: Said,
     generation: Generation = None,
     returned: Return = "params",
+    dtype: Narrowed = None,
 ) -> Response:
-    return await _step(request, ref, None, services, said, generation, returned)
+    answer = Wanted(returned == "params", dtype)
+    return await _step(request, ref, None, services, said, generation, answer)
 
 
 @router.get(
@@ -194,12 +215,13 @@ async def _step(
     services: Services,
     said: Mapping[str, str],
     generation: int | None,
-    returned: str,
+    wanted: Wanted,
 ) -> Response:
-    master = await services.sessions.master(ref)
-    read = await tensor_bodies.gradients(request, said, master, services.limits)
+    own = await services.sessions.dtype(ref)
+    require_half(own, wanted.dtype)
+    read = await tensor_bodies.gradients(request, said, own.master, services.limits)
     as_json = wants_json(request, default=read.json)
-    if as_json and returned == "params":  # refused before the step is taken
+    if as_json and wanted.params:  # refused before the step is taken
         require_small(await services.sessions.elements(ref))
     stepped = await services.sessions.step(
         ref,
@@ -207,6 +229,7 @@ async def _step(
         read.tensors,
         read.asked,
         generation=generation,
-        want_params=returned == "params",
+        want_params=wanted.params,
+        dtype=wanted.dtype,
     )
     return await step_answer(stepped, as_json=as_json)

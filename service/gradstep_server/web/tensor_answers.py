@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from pydantic import BaseModel
 from starlette.background import BackgroundTask
 from starlette.types import Receive, Scope, Send
 
+from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.sessions import safetensors
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import Parameters, Receipt, Stepped
 from gradstep_server.sessions.store import Body
-from gradstep_server.sessions.tensors import Tensors
+from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import nested
 from gradstep_server.web.accept import preference
 from gradstep_server.web.access import etag
@@ -31,6 +32,28 @@ JSON_ELEMENTS = 1 << 20
 
 SIZES = f"JSON is written for at most {JSON_ELEMENTS} elements; {SAFETENSORS} for any number."
 """What a client must know of it, for OpenAPI."""
+
+
+Narrowed = Annotated[
+    DType | None,
+    Query(
+        alias="dtype",
+        description="The dtype to round the parameters to, half as wide as the session's own: F32 "
+        "for F64, F16 or BF16 for F32; to nearest, ties to even.",
+    ),
+]
+
+
+def require_half(own: DType, asked: DType | None) -> None:
+    """Refuse a dtype that the parameters of a session would not be rounded to.
+
+    Raises:
+        InvalidRequest: it is not half as wide as the session's own.
+    """
+    if asked is not None and not own.narrows_to(asked):
+        welcome = ", ".join(dtype for dtype in DType if own.narrows_to(dtype))
+        detail = f"parameters of {own} are answered as {welcome}, not as {asked}"
+        raise InvalidRequest(Fault("/query/dtype", detail))
 
 
 def wants_json(request: Request, *, default: bool) -> bool:
