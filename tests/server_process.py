@@ -64,11 +64,11 @@ class Server:
         flags = ["--port", "0", "--log-level", "warning", *self._flags]
         self._process = self._spawn(flags, {"PYTHONUNBUFFERED": "1", "GRADSTEP_STORE": self._store})
 
-    def await_ready(self) -> None:
-        """Wait until it says that it is ready."""
+    def await_ready(self, page: str = "/readyz") -> None:
+        """Wait until it says that it is ready, or on ``/livez`` that it answers at all."""
         assert self._process is not None
         until = time.monotonic() + PATIENCE
-        while not self._ready():
+        while not self._ready(page):
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < until, self.log.read_text()
             time.sleep(0.02)
@@ -109,13 +109,13 @@ class Server:
                 env={**os.environ, **settings},
             )
 
-    def _ready(self) -> bool:
+    def _ready(self, page: str) -> bool:
         if not self.url:
             found = re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text())
             self.url = found[0] if found else ""
             return False
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=PATIENCE).status_code == 200
+            return httpx.get(f"{self.url}{page}", timeout=PATIENCE).status_code == 200
         except httpx.TransportError:
             return False
 

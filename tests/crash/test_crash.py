@@ -11,6 +11,7 @@ from crash.programme import EXPERIMENTS
 SCALES = {
     "damage": 0.02,
     "duplicates": 0.01,
+    "full_disk": 0.1,
     "kills": 0.02,
     "power": 0.02,
     "racers": 0.01,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 from failing_disk import FailingDisk
+from file_limit import largest_file
 from store_logs import (
     append,
     entry,
@@ -25,6 +26,8 @@ from store_logs import (
 )
 
 from gradstep_server.sessions.errors import StorageFull
+from gradstep_server.stores.sqlite.backup import backup
+from gradstep_server.stores.sqlite.catalogue import Catalogue
 from gradstep_server.stores.sqlite.reserve import SIZE, Reserve
 from gradstep_server.stores.sqlite.store import SqliteStore
 
@@ -34,14 +37,25 @@ MIB = 2**20
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size`, as a full disk would."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
+def lending(disk: FailingDisk) -> Iterator[None]:
+    """Fill a disk; while the store lends its reserve there is as much space as that took."""
+    lent = Reserve.lent
+
+    @contextmanager
+    def measured(reserve: Reserve) -> Iterator[None]:
+        assert reserve.path.stat().st_size == SIZE
+        with lent(reserve):
+            assert not reserve.path.exists()
+            disk.room = SIZE
+            yield
+            disk.room = 0
+        assert reserve.path.stat().st_size == SIZE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Reserve, "lent", measured)
+        disk.room = 0
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        disk.room = None
 
 
 @pytest.mark.parametrize("size", [MIB, 6 * MIB])
@@ -70,7 +84,7 @@ async def test_on_a_full_disk_writes_are_refused_reads_go_on_and_nothing_is_lost
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("anywhere", [False, True])
 async def test_a_full_disk_keeps_no_session_from_being_deleted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, anywhere: bool, shared: bool
+    tmp_path: Path, anywhere: bool, shared: bool
 ) -> None:
     """Though there is no room for what a delete writes, but what was put by for it."""
     with FailingDisk() as disk:
@@ -78,28 +92,68 @@ async def test_a_full_disk_keeps_no_session_from_being_deleted(
         await store.open()
         stepped, body = await started(store, "stepped", steps=3), random_body(1, 3 * MIB)
         empty_one, other = await started(store, "empty"), await started(store, "other", steps=2)
-        lent = Reserve.lent
 
-        @contextmanager
-        def measured(reserve: Reserve) -> Iterator[None]:
-            assert reserve.path.stat().st_size == SIZE
-            with lent(reserve):
-                assert not reserve.path.exists()
-                disk.room = SIZE
-                yield
-                disk.room = 0
-            assert reserve.path.stat().st_size == SIZE
-
-        monkeypatch.setattr(Reserve, "lent", measured)
-        disk.room = 0
-        with pytest.raises(StorageFull):
-            await append(store, stepped.key, entry(4, body), body)
-        await store.delete(stepped, None if anywhere else 3)
-        await store.delete(empty_one, None if anywhere else 0)
-        assert [session for session, _ in await store.list("alice", "", 10)] == [other]
-        assert await replayed(store, other.key) == expected_log(1, 2)
-        disk.room = None
+        with lending(disk):
+            with pytest.raises(StorageFull):
+                await append(store, stepped.key, entry(4, body), body)
+            await store.delete(stepped, None if anywhere else 3)
+            await store.delete(empty_one, None if anywhere else 0)
+            assert [session for session, _ in await store.list("alice", "", 10)] == [other]
+            assert await replayed(store, other.key) == expected_log(1, 2)
         await store.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_delete_that_was_cut_off_keeps_no_one_from_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    with FailingDisk() as disk:
+        store = SqliteStore(tmp_path, shared=shared)
+        await store.open()
+        deleted, other = await started(store, "a", steps=3), await started(store, "b", steps=2)
+        with monkeypatch.context() as patch:
+            patch.setattr(Catalogue, "finish_delete", lambda *_: 1 // 0)
+            with pytest.raises(ZeroDivisionError):
+                await store.delete(deleted, 3)
+
+        with lending(disk):
+            assert [session for session, _ in await store.list("alice", "", 10)] == [other]
+            found = await store.load("alice", "a")
+            assert found is not None
+            assert found.deleted_at is not None
+        await store.close()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_store_that_was_killed_on_a_full_disk_starts_and_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shared: bool
+) -> None:
+    """Not a byte may be written: not who has the directory, nor what SQLite puts beside a file."""
+    store = SqliteStore(tmp_path / "first", shared=shared)
+    await store.open()
+    session, other = await started(store, "a", steps=3), await started(store, "b", steps=2)
+    ignored = shutil.ignore_patterns("*-shm")
+    data = Path(shutil.copytree(tmp_path / "first", tmp_path / "killed", ignore=ignored))
+    await store.close()
+
+    store = SqliteStore(data, shared=shared)
+    with largest_file(0):
+        await store.open()
+        assert "can be read, and not written: The disk is full" in caplog.text
+        assert len(await store.list("alice", "", 10)) == 2
+        for _ in range(2):
+            assert await replayed(store, session.key) == expected_log(1, 3)
+            with pytest.raises(StorageFull):
+                await grow(store, session.key, 4, 4)
+            with pytest.raises(StorageFull):
+                await store.check()
+
+    await store.check()
+    await grow(store, session.key, 4, 5)
+    assert await replayed(store, session.key) == expected_log(1, 5)
+    assert await replayed(store, other.key) == expected_log(1, 2)
+    assert backup(data, tmp_path / "copy", lambda _done, _total: None) == 2
+    await store.close()
 
 
 async def test_a_store_on_a_full_disk_fails_its_check(sqlite: SqliteStore) -> None:

@@ -29,6 +29,7 @@ import apsw
 from gradstep_server.sessions.errors import StorageFull, StoreUnavailable, Unavailable
 from gradstep_server.stores.sqlite import catalogue, tables
 from gradstep_server.stores.sqlite.catalogue import Catalogue
+from gradstep_server.stores.sqlite.connecting import Link
 from gradstep_server.stores.sqlite.directory import CATALOGUE, SESSIONS
 from gradstep_server.stores.sqlite.disk import fsync, unlink
 from gradstep_server.stores.sqlite.failures import is_disk_full, translated
@@ -40,7 +41,6 @@ Progress = Callable[[int, int], None]
 """Takes how many bytes are copied, and how many there are."""
 
 _PAGES = 256
-_BUSY_MS = 10_000
 
 
 def backup(source: Path, target: Path, progress: Progress) -> int:
@@ -187,19 +187,17 @@ class _Copying:
 @contextmanager
 def _opened(path: Path, schema: Schema) -> Iterator[apsw.Connection]:
     """Open a file as a second process does, for reading."""
-    db: apsw.Connection | None = None
+    link = Link(path)
     try:
         if not path.exists():
             raise schema.damaged(f"The file of the {schema.noun} is missing.")
-        db = apsw.Connection(os.fspath(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        db.set_busy_timeout(_BUSY_MS)
+        db = link.open()
         check(db, schema, path.name)
         yield db
     except (apsw.Error, OSError) as error:
-        raise translated(error, db, schema.noun, schema.damaged) from error
+        raise translated(error, link.db, schema.noun, schema.damaged) from error
     finally:
-        if db is not None:
-            db.close(force=True)
+        link.close()
 
 
 def _copy_file(
@@ -208,6 +206,7 @@ def _copy_file(
     """Copy a file as of one moment, whoever writes it, and check the copy."""
     page_size = int(db.pragma("page_size"))
     with closing(apsw.Connection(os.fspath(target))) as copy:
+        copy.pragma("locking_mode", "exclusive")  # no one else knows it: nothing beside it
         copy.pragma("synchronous", "off")  # synced when it is complete
         copy.pragma("journal_mode", "off")
         db.execute("BEGIN")  # a backup begins anew when it meets a write: it is to meet none

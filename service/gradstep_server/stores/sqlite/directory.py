@@ -7,6 +7,7 @@ deleted, so a crash leaves at most a file that no row asks for.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from gradstep_server.stores.sqlite.logs import OpenLogs
 from gradstep_server.stores.sqlite.reserve import Reserve
 from gradstep_server.stores.sqlite.snapshots import SnapshotDraft
 from gradstep_server.stores.sqlite.tables import build_log
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -65,6 +68,10 @@ class SqliteDirectory:
             with self._reserve.lent():
                 self._open()
         self._reserve.fill()
+        try:
+            self._catalogue.probe()
+        except Unavailable as error:
+            _log.warning("%s can be read, and not written: %s", self._path, error.detail)
 
     def _open(self) -> None:
         self._catalogue.build()
@@ -245,8 +252,9 @@ class SqliteDirectory:
             except Unavailable:
                 if seq is not None:
                     raise
-            self._catalogue.finish_delete(header.key)
-        self._logs.remove(header.key)
+            self._finish_delete(header.key)
+        else:
+            self._logs.remove(header.key)
 
     def _ask(self, key: str, question: Callable[[LogFile], T], default: T) -> T:
         """Ask the log; one that is deleted or was never written answers `default`."""
@@ -305,9 +313,16 @@ class SqliteDirectory:
             return True
         if not row.closing or not self._is_closed(row.header.key):
             return False
-        self._catalogue.finish_delete(row.header.key)
-        self._logs.remove(row.header.key)
+        try:
+            self._finish_delete(row.header.key)
+        except StorageFull:
+            with self._reserve.lent():
+                self._finish_delete(row.header.key)
         return True
+
+    def _finish_delete(self, key: str) -> None:
+        self._catalogue.finish_delete(key)
+        self._logs.remove(key)
 
     def _refuse_if_closed(self, key: str) -> None:
         """Raise if a log takes no entries, and no delete of its session was ever begun."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from gradstep_server.sessions.errors import StoreUnavailable
+
+_WIDTH = 32
 
 
 class DirectoryLock:
@@ -25,12 +28,10 @@ class DirectoryLock:
                 descriptor, (fcntl.LOCK_SH if self._shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
             )
         except BlockingIOError:
-            holder = os.read(descriptor, 32).decode("ascii", "replace")
+            holder = os.read(descriptor, _WIDTH).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise StoreUnavailable(self._refusal(holder)) from None
-        os.ftruncate(descriptor, 0)
-        if not self._shared:
-            os.write(descriptor, str(os.getpid()).encode())
+        self._sign(descriptor)
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -38,6 +39,12 @@ class DirectoryLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _sign(self, descriptor: int) -> None:
+        """Write down who has the lock, over what is there: a full disk has no other place."""
+        holder = "" if self._shared else str(os.getpid())
+        with suppress(OSError):  # it is said to who is refused, and the lock holds without it
+            os.pwrite(descriptor, holder.ljust(_WIDTH).encode(), 0)
 
     def _refusal(self, holder: str) -> str:
         who = f"process {holder}" if holder else "processes that share it"

@@ -7,7 +7,6 @@ connection is gone, and the next use reads the disk.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,11 +15,11 @@ from pathlib import Path
 import apsw
 
 from gradstep_server.sessions.errors import Unavailable
+from gradstep_server.stores.sqlite.connecting import Link
 from gradstep_server.stores.sqlite.disk import unlink
 from gradstep_server.stores.sqlite.failures import Failure, is_disk_full, translated
 from gradstep_server.stores.sqlite.schema import Schema, check, migrate
 
-_BUSY_MS = 10_000
 _CACHE_KIB = 4 * 1024
 _WAL_BYTES = 16 * 2**20
 
@@ -37,7 +36,7 @@ class SqliteFile:
         self._schema = schema
         self._shared = shared
         self._lock = threading.Lock()
-        self._db: apsw.Connection | None = None
+        self._link: Link | None = None
 
     @contextmanager
     def use(self) -> Iterator[apsw.Connection]:
@@ -48,21 +47,28 @@ class SqliteFile:
         """
         with self._lock:
             try:
-                if self._shared and self._db is not None and not self.path.exists():
-                    self._drop()  # another process has deleted the session
-                yield self._connect() if self._db is None else self._db
+                if self._is_outdated():
+                    self._drop()
+                yield self._connected()
             except (apsw.Error, OSError, UnicodeDecodeError) as error:
                 failure = self._translated(error)
                 self._drop()
                 raise failure from error
+            finally:
+                if self._shared and self._link is not None and self._link.alone:
+                    self._drop()  # it is the turn of another process
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._link is not None
 
     def close(self) -> None:
         """Close the connection; a later use opens another."""
         with self._lock:
-            db, self._db = self._db, None
-            if db is not None:
-                with suppress(apsw.Error):  # what counts is on disk since it was written
-                    db.close()
+            link, self._link = self._link, None
+            if link is not None:
+                link.close()
 
     def remove(self) -> None:
         """Remove the file."""
@@ -80,13 +86,25 @@ class SqliteFile:
         """Return what to raise when there is no file."""
         return self._schema.damaged(f"The {self._schema.noun} {self.path.name} is missing.")
 
-    def _connect(self) -> apsw.Connection:
+    def _is_outdated(self) -> bool:
+        """Return whether the connection is to be replaced by another one."""
+        if self._link is None:
+            return False
+        if self._shared and not self.path.exists():
+            return True  # another process has deleted the session
+        return self._link.may_share()
+
+    def _connected(self) -> apsw.Connection:
+        """Return the connection, opened if there is none."""
+        if self._link is not None and self._link.db is not None:
+            return self._link.db
         if not self.path.exists():
             raise self.missing()
         unfinished = _size(self.path.with_name(self.path.name + "-wal")) > 0
-        db = self._db = apsw.Connection(os.fspath(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+        self._link = Link(self.path)
         try:
-            self._configure(db)
+            db = self._link.open()
+            _configure(db)
             check(db, self._schema, self.path.name)
             migrate(db, self._schema)
             with unless_full(db):
@@ -98,24 +116,23 @@ class SqliteFile:
             raise
         return db
 
-    def _configure(self, db: apsw.Connection) -> None:
-        db.set_busy_timeout(_BUSY_MS)
-        db.pragma("cell_size_check", value=True)  # refuse a damaged page, do not misread it
-        db.pragma("synchronous", "full")
-        db.pragma("cache_size", -_CACHE_KIB)
-        db.pragma("journal_size_limit", _WAL_BYTES)
-        db.wal_autocheckpoint(_WAL_BYTES // int(db.pragma("page_size")))
-
     def _translated(self, error: Failure) -> Unavailable:
-        return translated(error, self._db, self._schema.noun, self._schema.damaged)
+        db = None if self._link is None else self._link.db
+        return translated(error, db, self._schema.noun, self._schema.damaged)
 
     def _drop(self) -> None:
         """Give the connection up without another write: its last sync may have failed."""
-        db, self._db = self._db, None
-        if db is not None:
-            with suppress(apsw.Error):
-                db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            db.close(force=True)
+        link, self._link = self._link, None
+        if link is not None:
+            link.drop()
+
+
+def _configure(db: apsw.Connection) -> None:
+    db.pragma("cell_size_check", value=True)  # refuse a damaged page, do not misread it
+    db.pragma("synchronous", "full")
+    db.pragma("cache_size", -_CACHE_KIB)
+    db.pragma("journal_size_limit", _WAL_BYTES)
+    db.wal_autocheckpoint(_WAL_BYTES // int(db.pragma("page_size")))
 
 
 def _size(path: Path) -> int:

@@ -52,7 +52,7 @@ class LogFile(SqliteFile):
 
     def close(self) -> None:
         """Close the file, synced: a machine that ends later takes nothing of it."""
-        if self._db is not None:
+        if self.is_open:
             with suppress(Unavailable, FileMissing):
                 self.sync()
         super().close()
