@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import time
+from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import ByteSize
+from server_process import COMMAND, PATIENCE
 
 from gradstep_server.app import make_store
 from gradstep_server.ending import CannotRun
@@ -55,3 +61,31 @@ def test_the_banner_says_where_the_service_is_and_what_it_promises() -> None:
 def test_an_ipv6_address_stands_in_brackets() -> None:
     settings = Settings(host="::1", store="memory://")
     assert "http://[::1]:80/docs" in banner(settings, make_store(settings), 80)
+
+
+def test_a_service_whose_output_finds_no_space_serves(tmp_path: Path) -> None:
+    with listen("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+    with Path("/dev/full").open("wb") as full:
+        process = subprocess.Popen(
+            [*COMMAND, "--port", str(port)],
+            stdout=full,
+            stderr=full,
+            env={**os.environ, "GRADSTEP_STORE": f"sqlite:///{tmp_path / 'data'}"},
+        )
+    try:
+        assert _ready(process, port)
+    finally:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def _ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Return whether a process is ready before it ends, or patience does."""
+    until = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < until:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE).is_success
+        except httpx.TransportError:
+            time.sleep(0.05)
+    return False

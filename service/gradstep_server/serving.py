@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import socket
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -35,7 +36,8 @@ def run(settings: Settings) -> None:
     """
     store = _checked_store(settings)
     listening = listen(settings.host, settings.port)
-    typer.echo(banner(settings, store, listening.getsockname()[1]))
+    with suppress(OSError):  # who reads it may be on a full disk, which keeps no one from serving
+        typer.echo(banner(settings, store, listening.getsockname()[1]))
     if settings.workers > 1:
         Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
         return
