@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import apsw
@@ -58,10 +59,24 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    """Replace the first place that says so."""
+    offset = path.read_bytes().index(old)
+    overwrite(path, offset, new)
+
+
+def rename(path: Path) -> None:
+    rewrite(path, b"created_at REAL", b"created_au REAL")
+
+
 DAMAGE: dict[str, Callable[[Path], None]] = {
     "no SQLite header": lambda path: overwrite(path, 0, bytes(100)),
     "another application's file": lambda path: overwrite(path, 68, b"abcd"),
     "no format number": lambda path: overwrite(path, 60, bytes(4)),
+    "no such format number": lambda path: overwrite(path, 60, b"\x40\0\0\2"),
+    "no such format of SQLite's": lambda path: overwrite(path, 44, b"\0\0\0\5"),
+    "no statement": lambda path: rewrite(path, b"CREATE TABLE", b"CREATE\0TABLE"),
+    "no text": lambda path: rewrite(path, b"CREATE TABLE", b"CREATE\xffTABLE"),
     "inverted pages": invert_pages,
     "truncated": truncate_by_half,
     "empty": empty,
@@ -110,6 +125,82 @@ async def test_a_damaged_session_is_reported_and_the_others_work(
     assert listed["b"] in {EMPTY, head(50)}
     assert "a" not in {session.id for session, _ in await store.idle_since(NOON + 51, 10)}
     await store.close()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"CREATE TABLE entries", b"CREATE TABLE entrier"),
+        (b"entriesentries", b"entrierentries"),
+        (b"CREATE TABLE log", b"CREATE TABLE lof"),
+        (b"unsynced_in TEXT", b"unsynced_io TEXT"),
+        (b"body INTEGER NOT NULL  -- the base", b"bodx INTEGER NOT NULL  -- the base"),
+        (b"created_at REAL", b"created_au REAL"),
+        (b"created_at REAL", b"created_at RDAL"),
+    ],
+)
+async def test_a_letter_of_a_table_that_is_another_one_is_damage_of_that_session(
+    tmp_path: Path, old: bytes, new: bytes
+) -> None:
+    store = await damaged_store(tmp_path, lambda path: rewrite(path, old, new))
+    bad = await store.load("alice", "b")
+    assert bad is not None
+
+    async def use(key: str) -> None:
+        await replayed(store, key)
+        await grow(store, key, 51, 51)
+
+    with pytest.raises(SessionCorrupt):
+        await use(bad.key)
+    listed = {session.id: stands for session, stands in await store.list("alice", "", 10)}
+    assert listed["a"] == listed["c"] == head(50)
+    assert listed["b"] in {EMPTY, head(50)}
+    idle = {session.id for session, _ in await store.idle_since(NOON + 1000, 10)}
+    assert {"a", "c"} <= idle
+    await store.close()
+
+
+async def test_a_question_that_is_wrong_is_not_taken_for_damage(sqlite: SqliteStore) -> None:
+    session = await started(sqlite, steps=1)
+
+    with (
+        pytest.raises(StoreUnavailable, match="no such column: nonsense"),
+        sqlite._sessions._logs.use(session.key) as log,
+        log.use() as db,
+    ):
+        db.execute("SELECT nonsense FROM entries")
+
+
+async def test_a_session_of_a_newer_format_keeps_no_other_from_being_listed(
+    tmp_path: Path,
+) -> None:
+    store = await damaged_store(tmp_path, lambda path: overwrite(path, 63, b"\7"))
+    newer = await store.load("alice", "b")
+    assert newer is not None
+
+    with pytest.raises(StoreUnavailable, match=r"has format 7, .* run a newer gradstep"):
+        await replayed(store, newer.key)
+    listed = {session.id: stands for session, stands in await store.list("alice", "", 10)}
+    assert listed == {"a": head(50), "b": EMPTY, "c": head(50)}
+    assert [found.id for found, _ in await store.idle_since(NOON + 1000, 10)].count("b") == 0
+    await store.close()
+
+
+async def test_a_column_that_holds_something_else_is_damage(sqlite: SqliteStore) -> None:
+    session = await started(sqlite, steps=5)
+    path = sqlite._sessions._logs.path(session.key)
+    for script in (
+        "PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, 'REAL', 'ANY')",
+        "UPDATE entries SET created_at = 'noon' WHERE seq = 5",
+        "PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, 'ANY', 'REAL')",
+    ):
+        with closing(apsw.Connection(str(path))) as db:
+            db.execute(script)
+
+    with pytest.raises(SessionCorrupt, match="Entry 5 is damaged"):
+        await sqlite.head(session.key)
+    assert [stands for _, stands in await sqlite.list("alice", "", 10)] == [EMPTY]
+    assert await sqlite.idle_since(NOON + 1000, 10) == []
 
 
 def lose(path: Path) -> None:
@@ -212,7 +303,7 @@ async def test_a_snapshot_without_its_body_is_reported(sqlite: SqliteStore) -> N
         await newest_snapshot(sqlite, session.key)
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("damage", [*DAMAGE.values(), rename], ids=[*DAMAGE, "renamed"])
 async def test_a_damaged_catalogue_makes_the_store_unavailable(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:

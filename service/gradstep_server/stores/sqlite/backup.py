@@ -32,7 +32,7 @@ from gradstep_server.stores.sqlite.catalogue import Catalogue
 from gradstep_server.stores.sqlite.connecting import Link
 from gradstep_server.stores.sqlite.directory import CATALOGUE, SESSIONS
 from gradstep_server.stores.sqlite.disk import fsync, unlink
-from gradstep_server.stores.sqlite.failures import is_disk_full, translated
+from gradstep_server.stores.sqlite.failures import is_disk_full
 from gradstep_server.stores.sqlite.log import LogFile
 from gradstep_server.stores.sqlite.logs import path_of
 from gradstep_server.stores.sqlite.schema import Schema, check
@@ -195,7 +195,7 @@ def _opened(path: Path, schema: Schema) -> Iterator[apsw.Connection]:
         check(db, schema, path.name)
         yield db
     except (apsw.Error, OSError) as error:
-        raise translated(error, link.db, schema.noun, schema.damaged) from error
+        raise schema.translated(error, link.db) from error
     finally:
         link.close()
 

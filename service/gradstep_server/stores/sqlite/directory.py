@@ -27,6 +27,7 @@ from gradstep_server.stores.sqlite.file import FileMissing
 from gradstep_server.stores.sqlite.log import LogFile
 from gradstep_server.stores.sqlite.logs import OpenLogs
 from gradstep_server.stores.sqlite.reserve import Reserve
+from gradstep_server.stores.sqlite.schema import NewerFormat
 from gradstep_server.stores.sqlite.snapshots import SnapshotDraft
 from gradstep_server.stores.sqlite.tables import build_log
 
@@ -302,7 +303,7 @@ class SqliteDirectory:
                 if self._is_deleted(row):
                     continue
                 head = self.head(row.header.key)
-            except SessionCorrupt:
+            except (SessionCorrupt, NewerFormat):
                 yield row.header, None
             else:
                 yield row.header, head

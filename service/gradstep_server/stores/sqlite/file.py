@@ -17,7 +17,7 @@ import apsw
 from gradstep_server.sessions.errors import Unavailable
 from gradstep_server.stores.sqlite.connecting import Link
 from gradstep_server.stores.sqlite.disk import unlink
-from gradstep_server.stores.sqlite.failures import Failure, is_disk_full, translated
+from gradstep_server.stores.sqlite.failures import Failure, is_disk_full
 from gradstep_server.stores.sqlite.schema import Schema, check, migrate
 
 _CACHE_KIB = 4 * 1024
@@ -118,7 +118,7 @@ class SqliteFile:
 
     def _translated(self, error: Failure) -> Unavailable:
         db = None if self._link is None else self._link.db
-        return translated(error, db, self._schema.noun, self._schema.damaged)
+        return self._schema.translated(error, db)
 
     def _drop(self) -> None:
         """Give the connection up without another write: its last sync may have failed."""

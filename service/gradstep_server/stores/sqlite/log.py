@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -119,12 +120,11 @@ class LogFile(SqliteFile):
     def head(self) -> Head | None:
         """Return where the log stands, or None when it is empty."""
         with self.use() as db:
-            row = db.execute(tables.HEAD).fetchone()
-        if row is None:
+            found = tables.head(db)
+        if found is None:
             return None
-        seq, step, updated_at, seal, trimmed, unsynced_in = row
-        suspect = unsynced_in not in {None, self._incarnation}
-        return Head(seq, step, updated_at, seal, trimmed, suspect)
+        head, unsynced_in = found
+        return replace(head, suspect=unsynced_in not in {None, self._incarnation})
 
     def at(self, seq: int) -> Entry | None:
         """Return the entry at this place of the log."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import apsw
 
-from gradstep_server.sessions.errors import StoreUnavailable
+from gradstep_server.sessions.errors import StoreUnavailable, Unavailable
 from gradstep_server.stores.sqlite.disk import fsync, unlink
-from gradstep_server.stores.sqlite.failures import Damaged, translated
+from gradstep_server.stores.sqlite.failures import Damaged, Failure, translated
 from gradstep_server.stores.sqlite.transaction import transaction
+
+_HIGHEST = 1000
+"""No format will have a higher number: one that has is damaged."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,31 @@ class Schema:
     def version(self) -> int:
         """The version that this gradstep writes."""
         return len(self.steps)
+
+    def translated(self, error: Failure, db: apsw.Connection | None) -> Unavailable:
+        """Return what to raise instead of an error that was met in such a file.
+
+        SQLite takes tables of which a letter is not what it was for other tables,
+        and the questions that are asked of them for wrong.
+
+        Args:
+            error: what was raised.
+            db: the connection that it was raised by, if any.
+        """
+        if isinstance(error, apsw.SQLError) and db is not None and not self._is_intact(db):
+            return self.damaged(f"The {self.noun} is damaged on disk: {error}.")
+        return translated(error, db, self.noun, self.damaged)
+
+    def _is_intact(self, db: apsw.Connection) -> bool:
+        """Return whether a file has the tables of its version."""
+        try:
+            return _tables_of(db) == _tables(self.steps[: db.pragma("user_version")])
+        except (apsw.Error, UnicodeDecodeError):
+            return False
+
+
+class NewerFormat(StoreUnavailable):
+    """Raised when a newer gradstep has written a file, or damage makes it look so."""
 
 
 def build(path: Path, schema: Schema, page_size: int) -> None:
@@ -69,17 +99,17 @@ def check(db: apsw.Connection, schema: Schema, name: str) -> None:
     """Refuse a file of another kind or of a newer gradstep.
 
     Raises:
-        StoreUnavailable: a newer gradstep has written it.
+        NewerFormat: a newer gradstep has written it.
     """
     if db.pragma("application_id") != schema.application_id:
         raise schema.damaged(f"{name} is not a gradstep {schema.noun}.")
     version = db.pragma("user_version")
-    if version > schema.version:
-        raise StoreUnavailable(
+    if schema.version < version <= _HIGHEST:
+        raise NewerFormat(
             f"The {schema.noun} {name} has format {version}, and this version of gradstep knows "
             f"{schema.version}; run a newer gradstep."
         )
-    if version < 1:
+    if not 1 <= version <= schema.version:
         raise schema.damaged(f"The {schema.noun} {name} has no valid format number.")
 
 
@@ -105,3 +135,17 @@ def _fill(db: apsw.Connection, schema: Schema, page_size: int) -> None:
     db.pragma("application_id", schema.application_id)
     db.pragma("user_version", schema.version)
     db.pragma("journal_mode", "wal")
+
+
+@cache
+def _tables(steps: tuple[str, ...]) -> frozenset[tuple[Any, ...]]:
+    """Return the tables that these steps make."""
+    with closing(apsw.Connection(":memory:")) as db:
+        for step in steps:
+            db.execute(step)
+        return _tables_of(db)
+
+
+def _tables_of(db: apsw.Connection) -> frozenset[tuple[Any, ...]]:
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+    return frozenset(db.execute(query))

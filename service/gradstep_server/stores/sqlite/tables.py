@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from gradstep_server.sessions.errors import SessionCorrupt
-from gradstep_server.sessions.store import Entry
+from gradstep_server.sessions.store import Entry, Head
 from gradstep_server.stores.sqlite import bodies
 from gradstep_server.stores.sqlite.schema import Schema, build
 
@@ -85,6 +85,9 @@ HISTORY = f"""
 _TYPES = (int, str, int, int, bytes, bytes, bytes, int, float, int)
 """What the columns of `_ENTRY` hold."""
 
+_HEAD_TYPES = (int, int, float, bytes, int)
+"""What the columns of `HEAD` hold, but for the last, which holds text or nothing."""
+
 
 def build_log(path: Path, first_body_size: int) -> None:
     """Create a session's file, in pages that suit the size of its tensors."""
@@ -94,6 +97,21 @@ def build_log(path: Path, first_body_size: int) -> None:
 def trimmed(db: apsw.Connection) -> int:
     """Return the last entry whose body is gone."""
     return int(db.execute("SELECT trimmed FROM log").get)
+
+
+def head(db: apsw.Connection) -> tuple[Head, str | None] | None:
+    """Return where the log stands, and its mark of `unsynced`; None when it is empty.
+
+    Raises:
+        SessionCorrupt: a column holds what was never written into it.
+    """
+    row: Any = db.execute(HEAD).fetchone()
+    if row is None:
+        return None
+    *fields, mark = row
+    if tuple(map(type, fields)) != _HEAD_TYPES or not isinstance(mark, str | None):
+        raise SessionCorrupt(f"Entry {row[0]} is damaged.")
+    return Head(*fields), mark
 
 
 def first(db: apsw.Connection, query: str, *bindings: str | int) -> Entry | None:
