@@ -56,6 +56,8 @@ def explore(
             ),
         )
     except Exception as failure:
-        told = "\n".join([str(failure), *getattr(failure, "__notes__", ())])
+        # What fails only now and then is told as a group.
+        causes = [repr(cause) for cause in getattr(failure, "exceptions", ())]
+        told = "\n".join([str(failure), *causes, *getattr(failure, "__notes__", ())])
         raise AssertionError(f"{machine.__name__}, number {number}: {told}") from failure
     return machine.tally
