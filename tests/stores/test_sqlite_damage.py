@@ -186,21 +186,52 @@ async def test_a_session_of_a_newer_format_keeps_no_other_from_being_listed(
     await store.close()
 
 
-async def test_a_column_that_holds_something_else_is_damage(sqlite: SqliteStore) -> None:
-    session = await started(sqlite, steps=5)
-    path = sqlite._sessions._logs.path(session.key)
-    for script in (
-        "PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, 'REAL', 'ANY')",
-        "UPDATE entries SET created_at = 'noon' WHERE seq = 5",
-        "PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, 'ANY', 'REAL')",
+def mistype(path: Path, column: str, update: str) -> None:
+    """Make a change that the type of a column forbids."""
+    name, kind = column.split()
+    rename = "PRAGMA writable_schema = on; UPDATE sqlite_schema SET sql = replace(sql, ?, ?)"
+    for script, bindings in (
+        (rename, (column, f"{name} ANY")),
+        (update, ()),
+        (rename, (f"{name} ANY", f"{name} {kind}")),
     ):
         with closing(apsw.Connection(str(path))) as db:
-            db.execute(script)
+            db.execute(script, bindings)
+
+
+async def test_an_entry_that_holds_something_else_is_damaged(sqlite: SqliteStore) -> None:
+    session = await started(sqlite, steps=5)
+    path = sqlite._sessions._logs.path(session.key)
+    mistype(path, "created_at REAL", "UPDATE entries SET created_at = 'noon' WHERE seq = 5")
 
     with pytest.raises(SessionCorrupt, match="Entry 5 is damaged"):
         await sqlite.head(session.key)
     assert [stands for _, stands in await sqlite.list("alice", "", 10)] == [EMPTY]
     assert await sqlite.idle_since(NOON + 1000, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("column", "update", "is_listed"),
+    [
+        ("base INTEGER", "UPDATE snapshots SET base = 'x'", False),
+        ("record BLOB", "UPDATE snapshots SET record = '{}'", True),
+        ("body_size INTEGER", "UPDATE snapshots SET body_size = 1.5", True),
+    ],
+)
+async def test_a_snapshot_that_holds_something_else_is_damaged(
+    sqlite: SqliteStore, column: str, update: str, is_listed: bool
+) -> None:
+    session, body = await started(sqlite, steps=1), random_body(1, MIB)
+    await put_snapshot(sqlite, session.key, snapshot(1, body), body)
+    mistype(sqlite._sessions._logs.path(session.key), column, update)
+
+    if is_listed:
+        assert await sqlite.snapshots(session.key) == [(1, 1)]
+    else:
+        with pytest.raises(SessionCorrupt, match="snapshot at entry 1 is damaged"):
+            await sqlite.snapshots(session.key)
+    with pytest.raises(SessionCorrupt, match="snapshot at entry 1 is damaged"):
+        await sqlite.snapshot(session.key, 1)
 
 
 def lose(path: Path) -> None:

@@ -125,9 +125,11 @@ def proven(snapshot: Snapshot, body: memoryview) -> dict[str, Any]:
     """
     damaged = SessionCorrupt(f"the snapshot at entry {snapshot.seq} is damaged")
     try:
-        facts: dict[str, Any] = orjson.loads(snapshot.record)
+        facts: Any = orjson.loads(snapshot.record)
     except orjson.JSONDecodeError:
         raise damaged from None
+    if not isinstance(facts, dict):
+        raise damaged
     sealed = "body" in facts  # in format 1 the seal covers the body itself
     if snapshot_seal(snapshot.seq, snapshot.record, [] if sealed else [body]) != snapshot.seal:
         raise damaged

@@ -3,16 +3,20 @@
 A log is a line, but a rewind makes it mean a tree: entry s of kind ``rewind``
 with n = t says that what follows it continues from the state after entry t. The
 *way* to an entry is the branch that it ends, as stretches of the log between
-rewinds, beginning at the newest snapshot on it.
+rewinds, beginning at a snapshot on it: at the newest that is what was written, as
+long as the log behind that is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
+from gradstep_server.errors import InvalidRequest
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import lookups
 from gradstep_server.sessions.digests import Index
@@ -33,11 +37,16 @@ from gradstep_server.sessions.snapshots import (
     sizes_in,
 )
 from gradstep_server.sessions.state import State
-from gradstep_server.sessions.store import Basis, Entry, Head, Header, Store
+from gradstep_server.sessions.store import Basis, Entry, Head, Header, Snapshot, Store
 from gradstep_server.sessions.transitions import replay
+
+_log = logging.getLogger(__name__)
 
 _BYTES = 4
 """Bytes of most elements, to estimate the work on a body."""
+
+_UNUSABLE = (InvalidRequest, LookupError, TypeError, ValueError)
+"""What is met in a snapshot that is sealed, and does not hold what one of a session does."""
 
 Reserve = Callable[[int], None]
 """Called with the bytes that a state will take before it takes them; may refuse."""
@@ -94,15 +103,7 @@ class Timeline:
         """
         if start is not None and not await self._stands_in(header.key, start):
             start = None
-        way = await self._way(header.key, seq, None if start is None else start.seq)
-        if way.snapshot is not None:
-            state = await self._snapshot(header, way.snapshot, reserve)
-        elif start is not None and way.stretches[0][0] == start.seq:
-            state = start
-        elif seq == 0 and begins_filled(header):
-            raise SessionCorrupt("the log is empty, and the session was created with parameters")
-        else:
-            state = State.new(config_of(header), header.created_at)
+        way, state = await self._begun(header, seq, start, reserve)
         replayed = 0
         for after, upto in way.stretches:
             async for entry, body in self._store.replay(header.key, after, upto):
@@ -174,18 +175,53 @@ class Timeline:
         entry = await self._store.at(key, state.seq)
         return (b"" if entry is None else entry.seal) == state.seal
 
-    async def _way(self, key: str, seq: int, start: int | None) -> Way:
-        """Return how to get to entry `seq`, if possible from the state after `start`."""
+    async def _begun(
+        self, header: Header, seq: int, start: State | None, reserve: Reserve
+    ) -> tuple[Way, State]:
+        """Return the way to entry `seq`, and the state that it begins with.
+
+        Raises:
+            SessionCorrupt: the newest snapshot is damaged, and without it there is no way.
+        """
+        damage: SessionCorrupt | None = None
+        async for way in self._ways(header.key, seq, None if start is None else start.seq):
+            if damage is not None and not await self._is_open(header.key, way):
+                raise damage
+            if way.snapshot is None:
+                state = _before_the_log(header, seq, way, start)
+            else:
+                try:
+                    state = await self._snapshot(header, way.snapshot, reserve)
+                except SessionCorrupt as error:
+                    damage = damage or error
+                    continue
+            if damage is not None:
+                _log.warning(
+                    "session %s: %s; it is rebuilt from entry %d", header.id, damage, state.seq
+                )
+            break
+        return way, state
+
+    async def _is_open(self, key: str, way: Way) -> bool:
+        """Return whether all that is replayed on a way is kept."""
+        return (await self._store.head(key)).trimmed <= way.basis.after
+
+    async def _ways(self, key: str, seq: int, start: int | None) -> AsyncIterator[Way]:
+        """Yield the ways to entry `seq`, the shortest first; only one from the state at hand.
+
+        The last one begins with that state, or with nothing.
+        """
         kept = await self._store.snapshots(key)
         stretches: list[tuple[int, int]] = []
         async for first, last in self._stretches(key, seq):
             if start is not None and first <= start <= last:
-                return Way(None, [(start, last), *stretches])
-            newest = max((kept_at for kept_at in kept if first <= kept_at[0] <= last), default=None)
-            if newest is not None:
-                return Way(newest[0], [(newest[1], last), *stretches])
+                yield Way(None, [(start, last), *stretches])
+                return
+            for snapshot, base in reversed(kept):
+                if first <= snapshot <= last:
+                    yield Way(snapshot, [(base, last), *stretches])
             stretches.insert(0, (first - 1 if first else 0, last))
-        return Way(None, stretches)
+        yield Way(None, stretches)
 
     async def _stretches(self, key: str, seq: int) -> AsyncIterator[tuple[int, int]]:
         """Yield the first and the last entry of each stretch of the branch, the newest first.
@@ -206,14 +242,33 @@ class Timeline:
         if found is None:
             raise SessionCorrupt(f"the snapshot at entry {seq} is missing")
         snapshot, body = found
-        facts = await offload(len(body) // _BYTES, proven, snapshot, body)
-        state = empty_state(snapshot, facts)
-        reserve(state.footprint(sizes_in(facts)))
-        await offload(len(body) // _BYTES, fill_in, state, facts, body)
+        try:
+            facts = await offload(len(body) // _BYTES, proven, snapshot, body)
+            state = empty_state(snapshot, facts)
+            reserve(state.footprint(sizes_in(facts)))
+            await offload(len(body) // _BYTES, fill_in, state, facts, body)
+        except _UNUSABLE as error:
+            raise SessionCorrupt(
+                f"the snapshot at entry {seq} holds no state: {error!r}"
+            ) from error
         last = await lookups.at(self._store, header.key, state.seq)
         if last is None:
             raise SessionCorrupt(f"entry {state.seq} of the log is missing")
-        if last.seal.hex() != facts.get("seal", last.seal.hex()):
+        if facts.get("seal") != last.seal.hex() and not _is_of_format_1(snapshot, facts):
             raise SessionCorrupt(f"the snapshot at entry {seq} is of another history of the log")
         state.seal = last.seal
         return state
+
+
+def _before_the_log(header: Header, seq: int, way: Way, start: State | None) -> State:
+    """Return the state at hand if the way begins with it, otherwise that of a new session."""
+    if start is not None and way.stretches[0][0] == start.seq:
+        return start
+    if seq == 0 and begins_filled(header):
+        raise SessionCorrupt("the log is empty, and the session was created with parameters")
+    return State.new(config_of(header), header.created_at)
+
+
+def _is_of_format_1(snapshot: Snapshot, facts: Mapping[str, Any]) -> bool:
+    """Return whether a snapshot does not name the entry that it belongs to: it is all of one."""
+    return not facts.keys() & {"seal", "pieces"} and snapshot.base == snapshot.seq

@@ -238,6 +238,9 @@ class _Verification:
             await self._not_overtaken(seq)
             self._problem(f"the snapshot at entry {seq} does not lead to a state: {error}")
             return
+        if rebuilt.basis.snapshot != seq:
+            await self._not_overtaken(seq)
+            self._problem(f"the snapshot at entry {seq} does not lead to a state")
         self._state = rebuilt.state
         if arrived not in {None, await _digest(rebuilt.state)}:
             self._problem(f"the snapshot at entry {seq} is not what replay arrives at")

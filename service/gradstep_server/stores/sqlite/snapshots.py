@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 import apsw
 
-from gradstep_server.sessions.errors import Unavailable
+from gradstep_server.sessions.errors import SessionCorrupt, Unavailable
 from gradstep_server.sessions.store import Snapshot
 from gradstep_server.stores.sqlite import bodies, tables
 from gradstep_server.stores.sqlite.file import FileMissing
@@ -16,6 +17,8 @@ from gradstep_server.stores.sqlite.transaction import transaction
 _ADD = "INSERT INTO snapshots (seq, record, seal, body_size, body, base) VALUES (?, ?, ?, ?, ?, ?)"
 _KEPT = "SELECT seq, base FROM snapshots ORDER BY seq"
 _READ = "SELECT base, record, seal, body_size, body FROM snapshots WHERE seq = ?"
+_TYPES = (int, bytes, bytes, int, int)
+"""What the columns of `_READ` hold."""
 
 
 class SnapshotDraft:
@@ -89,15 +92,29 @@ def sweep(db: apsw.Connection, writer: int | None, drafts: set[SnapshotDraft]) -
 
 
 def kept(db: apsw.Connection) -> Sequence[tuple[int, int]]:
-    """Return `seq` and `base` of the snapshots that are kept, oldest first."""
-    return [(seq, base) for seq, base in db.execute(_KEPT)]
+    """Return `seq` and `base` of the snapshots that are kept, oldest first.
+
+    Raises:
+        SessionCorrupt: a base is none.
+    """
+    rows: list[Any] = db.execute(_KEPT).fetchall()
+    for seq, base in rows:
+        if not isinstance(base, int):
+            raise _damaged(seq)
+    return rows
 
 
 def read(db: apsw.Connection, seq: int) -> tuple[Snapshot, memoryview] | None:
-    """Return the snapshot of this `seq` with its body."""
-    row = db.execute(_READ, (seq,)).fetchone()
+    """Return the snapshot of this `seq` with its body.
+
+    Raises:
+        SessionCorrupt: it is not complete, or a column holds what was never written into it.
+    """
+    row: Any = db.execute(_READ, (seq,)).fetchone()
     if row is None:
         return None
+    if tuple(map(type, row)) != _TYPES:
+        raise _damaged(seq)
     *fields, body = row
     found = Snapshot(seq, *fields)
     return found, bodies.read(db, body, found.body_size, f"snapshot {seq}")
@@ -107,3 +124,7 @@ def base_of(db: apsw.Connection, seq: int) -> int | None:
     """Return the `base` of the snapshot of this `seq`, or None if it is not kept."""
     found: int | None = db.execute("SELECT base FROM snapshots WHERE seq = ?", (seq,)).get
     return found
+
+
+def _damaged(seq: int) -> SessionCorrupt:
+    return SessionCorrupt(f"The snapshot at entry {seq} is damaged.")
