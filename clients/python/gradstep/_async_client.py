@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -10,7 +11,7 @@ import httpx
 
 from gradstep import _calls
 from gradstep._async_session import AsyncSession
-from gradstep._senders import AsyncSender, base_url
+from gradstep._senders import AsyncSender
 from gradstep._types import Curve, Dtype, Kind, Retain, SessionSummary, Spec, TensorLike
 
 
@@ -25,15 +26,15 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str,
+        address: str | None = None,
         *,
+        uds: str | os.PathLike[str] | None = None,
         timeout: float | httpx.Timeout = 60.0,
         max_retries: int = 5,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
-        http = httpx.AsyncClient(base_url=base_url(address), timeout=timeout, transport=transport)
-        self._sender = AsyncSender(http, max_retries)
+        self._sender = AsyncSender(address, uds, timeout, max_retries, transport)
         self.schedules = AsyncSchedules(self._sender)
         """Learning-rate curves, which need no session."""
         self.sessions = AsyncSessions(self._sender)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -9,7 +10,7 @@ from typing import Literal, Self
 import httpx
 
 from gradstep import _calls
-from gradstep._senders import Sender, base_url
+from gradstep._senders import Sender
 from gradstep._session import Session
 from gradstep._types import Curve, Dtype, Kind, Retain, SessionSummary, Spec, TensorLike
 
@@ -23,8 +24,9 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | None = None,
         *,
+        uds: str | os.PathLike[str] | None = None,
         timeout: float | httpx.Timeout = 60.0,
         max_retries: int = 5,
         transport: httpx.BaseTransport | None = None,
@@ -32,7 +34,9 @@ class Client:
         """Prepare a connection; nothing is sent yet.
 
         Args:
-            address: Such as ``http://127.0.0.1:8000``.
+            address: Such as ``http://127.0.0.1:8000``. With `uds` it may be left
+                out.
+            uds: The path of the Unix socket that the server listens on.
             timeout: The seconds that connecting, and every pause within a
                 request or an answer, may take.
             max_retries: How often a call is repeated if no answer comes or the
@@ -40,10 +44,9 @@ class Client:
             transport: What carries the requests instead of the network.
 
         Raises:
-            ValueError: The address is none of an HTTP server.
+            ValueError: The address is none of an HTTP server, or there is none.
         """
-        http = httpx.Client(base_url=base_url(address), timeout=timeout, transport=transport)
-        self._sender = Sender(http, max_retries)
+        self._sender = Sender(address, uds, timeout, max_retries, transport)
         self.schedules = Schedules(self._sender)
         """Learning-rate curves, which need no session."""
         self.sessions = Sessions(self._sender)

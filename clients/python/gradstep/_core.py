@@ -64,6 +64,11 @@ class Body:
             room -= len(rest)
         yield b"".join(parts)
 
+    async def pieces_async(self) -> AsyncIterator[memoryview]:
+        """Yield the pieces."""
+        for piece in self.pieces:
+            yield piece
+
     async def blocks_async(self) -> AsyncIterator[bytes]:
         """Yield what `blocks` yields."""
         for block in self.blocks():
@@ -140,6 +145,20 @@ class Inbox:
             self._buffer = np.concatenate((self._buffer, np.empty(end, np.uint8)))
         self._buffer[self._filled : end] = np.frombuffer(chunk, np.uint8)
         self._filled = end
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the length is known."""
+        return self._fixed
+
+    @property
+    def room(self) -> memoryview:
+        """What is still to be filled."""
+        return self._buffer.data[self._filled :]
+
+    def filled(self, received: int) -> None:
+        """Count bytes that were written into `room`."""
+        self._filled += received
 
     def answer(self) -> Answer:
         """Return what came, once nothing more comes."""

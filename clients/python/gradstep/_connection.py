@@ -1,0 +1,245 @@
+"""One connection and the exchanges on it, one after another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import httpx
+
+from gradstep import _http1
+from gradstep._http1 import CHUNKED, HEAD_END, LINE_END, MAX_CHUNK_LINE, MAX_HEAD, UNTIL_CLOSE, Head
+from gradstep._wires import Timeouts, Wire
+
+BATCH = 1 << 20
+"""So many bytes, in so many pieces, are handed to a socket at once, if they are there."""
+
+BATCH_PIECES = 64
+
+MAX_INTERIM = 32
+"""The most heads (1xx) before that of the answer."""
+
+
+class Outgoing:
+    """A request on its way: head and body as pieces, sent together where they are small."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        self.method = request.method
+        self.timeouts: Timeouts = request.extensions.get("timeout", {})
+        self.begun = False
+        """Whether any byte may have reached the server."""
+
+        self._pieces = deque([memoryview(_http1.request_head(request))])
+        self._held = len(self._pieces[0])
+        self._left = int(request.headers.get("content-length", 0))
+        self._source = _source(request)
+
+    @property
+    def done(self) -> bool:
+        """Whether all is sent."""
+        return not self._pieces and not self._left
+
+    async def send(self, wire: Wire) -> bool:
+        """Send on until all is sent; return False if the server has something to say before."""
+        while not self.done:
+            await self._load()
+            sent = await wire.send(self._pieces, self.timeouts)
+            if not sent:
+                return False
+            self.begun = True
+            self._held -= sent
+            while sent and sent >= len(self._pieces[0]):
+                sent -= len(self._pieces.popleft())
+            if sent:
+                self._pieces[0] = self._pieces[0][sent:]
+        return True
+
+    async def _load(self) -> None:
+        """Take pieces of the body until there is enough for one send."""
+        while self._left and self._held < BATCH and len(self._pieces) < BATCH_PIECES:
+            part = await anext(self._source, None)
+            if part is None:
+                raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
+            piece = memoryview(part)
+            self._left -= len(piece)
+            if self._left < 0:
+                raise httpx.LocalProtocolError("the body is longer than its Content-Length")
+            if piece:
+                self._pieces.append(piece)
+                self._held += len(piece)
+
+
+async def _source(request: httpx.Request) -> AsyncIterator[bytes]:
+    stream = request.stream
+    if isinstance(stream, httpx.AsyncByteStream) and not isinstance(stream, httpx.SyncByteStream):
+        async for part in stream:
+            yield part
+    elif isinstance(stream, httpx.SyncByteStream):
+        for part in stream:
+            yield part
+
+
+class Connection:
+    """A wire, and the bytes that came on it and are not read yet."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._buffer = bytearray(MAX_HEAD)
+        self._begin = 0
+        self._end = 0
+        self._timeouts: Timeouts = {}
+        self._method = ""
+        self._interim = 0
+        self._framing = 0
+        self._left = 0
+        self._within_chunks = False
+        self._reusable = False
+        self.used = False
+        """Whether an answer came on it before."""
+
+        self.idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection, found idle, can carry another request."""
+        return self._wire.quiet()
+
+    async def exchange(self, outgoing: Outgoing) -> Head:
+        """Send a request and return the head of its answer.
+
+        Raises:
+            httpx.TransportError: No answer comes, or none that can be read.
+        """
+        self._timeouts = outgoing.timeouts
+        self._method = outgoing.method
+        self._interim = 0
+        head: Head | None = None
+        broken: httpx.WriteError | None = None
+        try:
+            while head is None and not await outgoing.send(self._wire):
+                head = await self._early_head()
+        except httpx.WriteError as error:
+            # A server that refuses a body may close before it has read it; what it said is there.
+            broken = error
+        try:
+            while head is None:
+                head = await self._next_head()
+        except (httpx.NetworkError, httpx.RemoteProtocolError):
+            if broken is None:
+                raise
+            raise broken from None
+        self._framing = head.length
+        self._left = max(head.length, 0)
+        self._within_chunks = False
+        self._reusable = head.reusable and outgoing.done
+        return head
+
+    async def read_into(self, room: memoryview) -> int:
+        """Read some of the answer's body; return how many bytes, 0 at its end.
+
+        Raises:
+            httpx.TransportError: The rest does not come, or not as it should.
+        """
+        if not self._left and self._framing == CHUNKED:
+            await self._next_chunk()
+        if self._framing != UNTIL_CLOSE:
+            room = room[: self._left]
+        if not room:
+            return 0
+        received = self._take(room) or await self._wire.receive(room, self._timeouts)
+        if self._framing == UNTIL_CLOSE:
+            return received
+        if not received:
+            raise httpx.RemoteProtocolError("the server closed the connection within its answer")
+        self._left -= received
+        return received
+
+    def release(self) -> bool:
+        """End the exchange; return whether another may follow, and close if not."""
+        reusable = self._reusable and not self._left and self._framing != CHUNKED
+        if not reusable or self._begin < self._end:
+            self.close()
+            return False
+        self.used = True
+        self.idle_since = monotonic()
+        return True
+
+    def close(self) -> None:
+        """Close the wire."""
+        self._wire.close()
+
+    async def _early_head(self) -> Head | None:
+        """Return the head of an answer that comes before the whole request is sent, if one does."""
+        received = self._wire.receive_now(self._room())
+        if received is None:
+            return None
+        self._came(received)
+        head = None
+        while head is None and self._begin < self._end:
+            head = await self._next_head()
+        return head
+
+    async def _next_head(self) -> Head | None:
+        """Return the next head, None if it is one before the answer's."""
+        head = _http1.answer_head(await self._until(HEAD_END, MAX_HEAD), self._method)
+        if not head.interim:
+            return head
+        self._interim += 1
+        if self._interim > MAX_INTERIM:
+            raise httpx.RemoteProtocolError("the server announces its answer without end")
+        return None
+
+    async def _next_chunk(self) -> None:
+        if self._within_chunks and await self._until(LINE_END, len(LINE_END)):
+            raise httpx.RemoteProtocolError("a chunk is longer than it announced")
+        self._within_chunks = True
+        self._left = _http1.chunk_size(await self._until(LINE_END, MAX_CHUNK_LINE))
+        if self._left:
+            return
+        room = MAX_HEAD
+        while trailer := await self._until(LINE_END, room):
+            room -= len(trailer)
+        self._framing = 0
+
+    async def _until(self, mark: bytes, limit: int) -> bytes:
+        """Take the bytes before a mark, and the mark.
+
+        Args:
+            mark: What ends them.
+            limit: How many bytes there may be, the mark included.
+        """
+        begin = self._begin
+        while (found := self._buffer.find(mark, begin, self._end)) < 0:
+            if self._end - self._begin >= limit:
+                break
+            begin = max(self._begin, self._end - len(mark) + 1)
+            moved = self._begin
+            room = self._room()
+            begin -= moved - self._begin
+            self._came(await self._wire.receive(room, self._timeouts))
+        if found < 0 or found + len(mark) - self._begin > limit:
+            raise httpx.RemoteProtocolError(f"no end within the {limit} bytes that a head may have")
+        text = bytes(self._buffer[self._begin : found])
+        self._begin = found + len(mark)
+        return text
+
+    def _room(self) -> memoryview:
+        """Return the free part of the buffer, after what is unread was moved to its beginning."""
+        unread = self._end - self._begin
+        if self._begin:
+            self._buffer[:unread] = self._buffer[self._begin : self._end]
+            self._begin, self._end = 0, unread
+        return memoryview(self._buffer)[unread:]
+
+    def _came(self, received: int) -> None:
+        if not received:
+            raise httpx.RemoteProtocolError("the server closed the connection before it answered")
+        self._end += received
+
+    def _take(self, room: memoryview) -> int:
+        """Move unread bytes into `room`; return how many."""
+        taken = min(len(room), self._end - self._begin)
+        room[:taken] = memoryview(self._buffer)[self._begin : self._begin + taken]
+        self._begin += taken
+        return taken
