@@ -15,7 +15,18 @@ SERVICE = Path(__file__).parents[1] / "service" / PACKAGE
 MAX_FILE = 400
 MAX_FUNCTION = 60
 VAGUE = frozenset({"utils", "helpers", "manager"})
-ROOTS = frozenset({"app", "cli", "ending", "maintenance", "opening", "serving", "session_files"})
+ROOTS = frozenset(
+    {
+        "app",
+        "cli",
+        "ending",
+        "maintenance",
+        "opening",
+        "serving",
+        "session_files",
+        "unix_socket",
+    }
+)
 """Modules that may see every layer, and the settings."""
 
 LAYERS: Mapping[str, frozenset[str]] = {

@@ -63,6 +63,13 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
     assert "http://[::1]:80/docs" in banner(settings, make_store(settings), 80)
 
 
+def test_a_unix_socket_has_no_page_to_open() -> None:
+    settings = Settings(uds=Path("/run/x.sock"), store="memory://")
+    lines = banner(settings, make_store(settings), None).splitlines()
+    assert lines[1].split() == ["address", "unix:/run/x.sock"]
+    assert not any("http" in line for line in lines)
+
+
 def test_a_service_whose_output_finds_no_space_serves(tmp_path: Path) -> None:
     with listen("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]

@@ -20,6 +20,7 @@ from gradstep_server.ending import CannotRun
 from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
+from gradstep_server.unix_socket import unix_socket
 
 GRACE = 8
 """Seconds that requests in flight have to end when the service is told to stop: with
@@ -35,9 +36,17 @@ def run(settings: Settings) -> None:
         CannotRun: the address or the store cannot be used.
     """
     store = _checked_store(settings)
-    listening = listen(settings.host, settings.port)
+    if settings.uds is None:
+        listening = listen(settings.host, settings.port)
+        _serve(settings, listening, banner(settings, store, listening.getsockname()[1]))
+        return
+    with unix_socket(settings.uds, _BACKLOG) as listening:
+        _serve(settings, listening, banner(settings, store, None))
+
+
+def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
     with suppress(OSError):  # who reads it may be on a full disk, which keeps no one from serving
-        typer.echo(banner(settings, store, listening.getsockname()[1]))
+        typer.echo(said)
     if settings.workers > 1:
         Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
         return
@@ -66,17 +75,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def banner(settings: Settings, store: Store, port: int) -> str:
-    """Say where the service is and what may be expected of it."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{port}"
+def banner(settings: Settings, store: Store, port: int | None) -> str:
+    """Say where the service is and what may be expected of it; without a port on a Unix socket."""
+    if port is None:
+        places = {"address": f"unix:{settings.uds}"}
+    else:
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        places = {"address": f"http://{host}:{port}", "docs": f"http://{host}:{port}/docs"}
     limits = (
         f"{_size(settings.max_body_size)} a body, {settings.max_tensors} tensors, "
         f"{_size(settings.memory_budget)} of sessions in memory"
     )
     lines = {
-        "address": address,
-        "docs": f"{address}/docs",
+        **places,
         "store": store.url,
         "durability": store.durability,
         "limits": limits,

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """The port to listen on; 0 picks a free one."""
 
+    uds: Path | None = None
+    """The path of a Unix socket to listen on, instead of host and port."""
+
     store: str = "sqlite:///gradstep-data"
     """Where sessions are kept: sqlite:///DIR (four slashes for an absolute path),
     postgresql://USER@HOST/DATABASE, or memory://."""
