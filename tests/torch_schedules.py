@@ -120,7 +120,7 @@ def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Stepped:
     """
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=base_lr)
-    scheduler = _build(params, optimizer)
+    scheduler = build(params, optimizer)
     follows = SCHEDULERS[params["type"]].needs_metrics
     # torch warns of a scheduler that steps before its optimizer ever did.
     optimizer.step()
@@ -133,9 +133,10 @@ def stepped(params: Mapping[str, Any], base_lr: float, points: int) -> Stepped:
     return found
 
 
-def _build(
+def build(
     params: Mapping[str, Any], optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return the scheduler of torch or transformers that `params` stand for."""
     kind = SCHEDULERS[params["type"]]
     if not (kind.torch_name or kind.reference):
         return LambdaLR(optimizer, FUNCTIONS[params["type"]](params, optimizer.defaults["lr"]))
@@ -148,10 +149,10 @@ def _build(
     if name == "CyclicLR" and arguments.get("base_lr") is None:
         arguments["base_lr"] = optimizer.defaults["lr"]
     if "schedulers" in arguments:
-        arguments["schedulers"] = [_build(child, optimizer) for child in arguments["schedulers"]]
-    build = getattr(importlib.import_module(module), name)
+        arguments["schedulers"] = [build(child, optimizer) for child in arguments["schedulers"]]
+    construct = getattr(importlib.import_module(module), name)
     if arguments.get("threshold_mode") == "rel_abs":
-        build, arguments["threshold_mode"] = RelativeToMagnitude, "rel"
-    scheduler = build(optimizer=optimizer, **arguments)
+        construct, arguments["threshold_mode"] = RelativeToMagnitude, "rel"
+    scheduler = construct(optimizer=optimizer, **arguments)
     assert isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
     return scheduler

@@ -52,6 +52,27 @@ def test_a_schedule_that_follows_a_metric_is_told_what_was_measured(
     assert curve.lr.tolist() == [0.1, 0.1, 0.1, 0.05]
 
 
+def test_a_curve_is_what_a_training_loop_makes_of_it(client: gradstep.Client) -> None:
+    spec = {"type": "StepLR", "step_size": 2, "gamma": 0.5}
+    curve = client.schedules.curve(
+        spec,
+        base_lr=1,
+        steps=2,
+        steps_per_epoch=3,
+        gradient_accumulation=2,
+        num_processes=2,
+        unit="epoch",
+    )
+    assert curve.step.tolist() == [0, 1, 2, 3, 4, 5]
+    assert curve.lr.tolist() == [1, 1, 0.5, 0.25, 0.25, 0.125]
+    assert curve.position is not None
+    assert curve.position.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
+    by_epoch = client.schedules.curve(
+        spec, base_lr=1, steps=4, steps_per_epoch=1, schedule_on="epoch", batch_size=8
+    )
+    assert (by_epoch.lr.tolist(), by_epoch.position) == ([1, 1, 0.5, 0.5], None)
+
+
 def test_what_is_wrong_with_a_curve_is_named(client: gradstep.Client) -> None:
     with pytest.raises(gradstep.InvalidRequest) as caught:
         client.schedules.curve({"type": "StepLR", "step_size": 0}, base_lr=0.1, steps=5)

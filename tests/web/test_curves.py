@@ -42,6 +42,7 @@ def test_a_curve_comes_in_columns() -> None:
     assert response.headers["Content-Type"] == "application/json"
     assert response.json() == {
         "step": [0, 1, 2, 3, 4],
+        "position": None,
         "lr": RATES,
         "momentum": None,
         "warnings": [],

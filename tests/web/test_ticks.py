@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradstep_server.web.ticks import rate_axis, step_axis
+from gradstep_server.web.ticks import epoch_axis, rate_axis, step_axis
 
 
 @pytest.mark.parametrize(
@@ -78,3 +78,26 @@ def test_the_step_axis_has_few_different_ticks_inside_it(first: int, length: int
 def test_rates_that_are_hardly_more_than_nothing_have_an_axis_too(highest: float) -> None:
     axis = rate_axis(highest)
     assert 0 <= axis.at(highest) <= 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "labels"),
+    [
+        (0, 9.996, ["0", "2", "4", "6", "8"]),
+        (2, 2.9, ["2", "2.2", "2.4", "2.6", "2.8"]),
+        (0.5, 0.5, ["0.5"]),
+        (0, 0.996, ["0", "0.2", "0.4", "0.6", "0.8"]),
+    ],
+)
+def test_epochs_are_labelled_with_round_numbers(
+    first: float, last: float, labels: list[str]
+) -> None:
+    axis = epoch_axis(first, last)
+    assert [label for _, label in axis.ticks] == labels
+    assert axis.name == "epoch"
+    assert all(0 <= axis.at(place) <= 1 for place, _ in axis.ticks)
+
+
+def test_samples_are_counted_as_steps_are() -> None:
+    assert step_axis(0, 64_000, "sample").name == "sample"
+    assert step_axis(7, 7, "sample").name == "sample"

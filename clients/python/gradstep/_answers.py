@@ -47,6 +47,7 @@ def curve(answer: Answer) -> Curve:
     found = fields(answer)
     return Curve(
         step=found.whole_column("step"),
+        position=found.number_column_or_none("position"),
         lr=found.number_column("lr"),
         momentum=found.number_column_or_none("momentum"),
         warnings=tuple(map(str, found.items("warnings"))),

@@ -81,8 +81,14 @@ class AsyncSchedules:
         max_points: int | None = None,
         last_epoch: int = -1,
         metrics: Iterable[float] | None = None,
+        steps_per_epoch: int | None = None,
+        gradient_accumulation: int = 1,
+        num_processes: int = 1,
+        batch_size: int | None = None,
+        schedule_on: Literal["step", "epoch"] = "step",
+        unit: Literal["step", "epoch", "sample"] = "step",
     ) -> Curve:
-        """Return the rates of a schedule."""
+        """Return the rates of a schedule, by itself or as a training loop steps it."""
         return await self._sender.send(
             _calls.curve(
                 scheduler,
@@ -93,6 +99,12 @@ class AsyncSchedules:
                 max_points=max_points,
                 last_epoch=last_epoch,
                 metrics=metrics,
+                steps_per_epoch=steps_per_epoch,
+                gradient_accumulation=gradient_accumulation,
+                num_processes=num_processes,
+                batch_size=batch_size,
+                schedule_on=schedule_on,
+                unit=unit,
             )
         )
 

@@ -132,11 +132,11 @@ def curve(
     *,
     base_lr: float | Sequence[float],
     metrics: Iterable[float] | None,
-    **window: int | None,
+    **asked: str | int | None,
 ) -> Call[Curve]:
     """Compute a curve. It is a POST, so it is never repeated."""
     body: dict[str, object] = {"scheduler": kind(scheduler), "base_lr": _numbers(base_lr)}
-    body |= window
+    body |= asked
     if metrics is not None:
         # JSON has no NaN.
         body["metrics"] = [None if math.isnan(value) else float(value) for value in metrics]

@@ -93,18 +93,33 @@ class Schedules:
         max_points: int | None = None,
         last_epoch: int = -1,
         metrics: Iterable[float] | None = None,
+        steps_per_epoch: int | None = None,
+        gradient_accumulation: int = 1,
+        num_processes: int = 1,
+        batch_size: int | None = None,
+        schedule_on: Literal["step", "epoch"] = "step",
+        unit: Literal["step", "epoch", "sample"] = "step",
     ) -> Curve:
-        """Return the rates of a schedule.
+        """Return the rates of a schedule, by itself or as a training loop steps it.
 
         Args:
             scheduler: Such as ``{"type": "StepLR", "step_size": 30}``.
             base_lr: The rate it starts from, or one per parameter group.
-            steps: How many steps to look at.
+            steps: How many steps to look at, or epochs or samples, as `unit` says.
             start: The first of them.
             stride: Every how many steps there is a point.
             max_points: Thin the curve out to this many points, extremes kept.
             last_epoch: Where to resume; the curve begins one step later.
             metrics: What was measured after each step, for a scheduler that follows a metric.
+            steps_per_epoch: The batches of an epoch in each process, ``len(loader)``.
+            gradient_accumulation: The batches that lead to one step of the optimizer; a step
+                of the curve is then a batch.
+            num_processes: How often the loop steps the scheduler for each step of the
+                optimizer: accelerate does so once for every process.
+            batch_size: The samples of a batch in each process.
+            schedule_on: Whether the loop steps the scheduler with the optimizer or after
+                each epoch.
+            unit: In what `steps`, `start` and `Curve.position` are counted.
 
         Returns:
             The steps and their rates.
@@ -122,6 +137,12 @@ class Schedules:
                 max_points=max_points,
                 last_epoch=last_epoch,
                 metrics=metrics,
+                steps_per_epoch=steps_per_epoch,
+                gradient_accumulation=gradient_accumulation,
+                num_processes=num_processes,
+                batch_size=batch_size,
+                schedule_on=schedule_on,
+                unit=unit,
             )
         )
 

@@ -55,7 +55,10 @@ class Curve:
     """Learning rates over a window of a schedule."""
 
     step: NDArray[np.int64]
-    """The places in the schedule; 0 is the rate of the first optimizer step."""
+    """The steps; 0 is the rate of the first optimizer step."""
+
+    position: NDArray[np.float64] | None
+    """Where each step begins, in epochs or samples; None where `unit` asked for steps."""
 
     lr: NDArray[np.float64]
     """The rates: ``(n,)``, or ``(groups, n)`` where there are several base rates."""

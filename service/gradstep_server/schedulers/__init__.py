@@ -15,17 +15,21 @@ from gradstep_server.schedulers.base import (
 )
 from gradstep_server.schedulers.curve import Curve, WindowError, window
 from gradstep_server.schedulers.followed import NOTHING, Followed
+from gradstep_server.schedulers.loop import DIRECT, Loop, Places, Unit
 from gradstep_server.schedulers.union import SCHEDULERS, Scheduler
 
 __all__ = [
+    "DIRECT",
     "NOTHING",
     "SCHEDULERS",
     "Curve",
     "Followed",
+    "Loop",
     "Metrics",
     "Momentums",
     "NegativeRate",
     "OutOfReach",
+    "Places",
     "RateError",
     "RateOverflow",
     "Rates",
@@ -33,6 +37,7 @@ __all__ = [
     "Scheduler",
     "Steps",
     "UndefinedRate",
+    "Unit",
     "Unmeasured",
     "WindowError",
     "window",

@@ -15,6 +15,7 @@ import numpy as np
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.schedulers.base import Momentums, Rates, Schedule, Steps
 from gradstep_server.schedulers.followed import NOTHING, Followed
+from gradstep_server.schedulers.loop import DIRECT, Loop, Places
 
 CHUNK = 65_536
 """Points evaluated at a time: 512 KiB of rates."""
@@ -24,6 +25,9 @@ MAX_POINTS = 10_000_000
 
 MIN_DECIMATED = 4
 """The fewest points that decimation keeps: both ends, and one bucket's extremes."""
+
+OWN_STEPS = "Its steps are the schedule's own, not the loop's."
+"""What to add to a sentence that names a step where the two differ."""
 
 
 class WindowError(ValueError):
@@ -42,27 +46,31 @@ def window(
     stride: int = 1,
     last_epoch: int = -1,
     limit: int = MAX_POINTS,
+    loop: Loop = DIRECT,
 ) -> range:
     """Return the step numbers of a curve.
 
     Args:
-        steps: how many steps the curve spans, at least 1.
-        start: how many steps to skip, at least 0.
-        stride: the distance between two points, at least 1.
+        steps: how much the curve spans, in the loop's unit, at least 1.
+        start: how much to skip, in the loop's unit, at least 0.
+        stride: the distance between two points, in steps of the loop, at least 1.
         last_epoch: the last step already taken, as in torch; -1 for none.
         limit: the most points allowed.
+        loop: how the schedule is stepped.
 
     Returns:
-        ``last_epoch + 1 + start`` and every `stride`-th number after it, for
-        `steps` steps.
+        The steps of the loop that begin in the window, every `stride`-th of them.
+        Counted in steps these are ``last_epoch + 1 + start`` and what follows.
 
     Raises:
-        WindowError: too many points, or a step number that JSON cannot carry.
+        WindowError: too many points or none, or a number that JSON cannot carry.
     """
-    first = last_epoch + 1 + start
-    points = range(first, first + steps, stride)
-    if points.stop - 1 > MAX_COUNT:
-        raise WindowError("steps", f"The curve must end by step {MAX_COUNT}.")
+    begin = last_epoch + 1 + start
+    points = range(loop.step_at(begin), loop.step_at(begin + steps), stride)
+    if not points:
+        raise WindowError("steps", f"No step of the loop begins in it. Ask for more {loop.unit}s.")
+    if loop.furthest_count(points.stop - 1) > MAX_COUNT:
+        raise WindowError("steps", f"The curve must end by step {MAX_COUNT}, sample and t too.")
     if len(points) > limit:
         raise WindowError(
             "steps",
@@ -76,8 +84,8 @@ def window(
 class Curve:
     """A schedule over step numbers, one line for each base rate.
 
-    ``steps()``, ``momentums()`` and every ``lrs(group)`` yield chunks of the same
-    sizes, so that they can be zipped into rows or written one after the other as columns.
+    ``steps()``, ``places()``, ``momentums()`` and every ``lrs(group)`` yield chunks of the
+    same sizes, so that they can be zipped into rows or written one after the other as columns.
     """
 
     schedule: Schedule
@@ -90,6 +98,9 @@ class Curve:
     followed: Followed = NOTHING
     """What is kept of the measurements, for a schedule that follows a metric."""
 
+    loop: Loop = DIRECT
+    """How a training loop steps the schedule; the points are steps of this loop."""
+
     def __len__(self) -> int:
         """Return the number of points of each line."""
         return len(self.points)
@@ -99,19 +110,25 @@ class Curve:
         for begin in range(0, len(self.points), CHUNK):
             yield self._points_at(np.arange(begin, min(begin + CHUNK, len(self))))
 
+    def places(self) -> Iterator[Places]:
+        """Yield where in the loop each step begins, in the loop's unit, in chunks."""
+        for steps in self.steps():
+            yield self.loop.places(steps)
+
     def lrs(self, group: int = 0) -> Iterator[Rates]:
         """Yield the rates of one group in chunks.
 
         Raises:
             RateError: a rate in the next chunk is too large, below 0 or undefined.
         """
-        for t in self.steps():
+        for steps in self.steps():
+            t = self.loop.counted(steps)
             yield self.schedule.lrs(t, self.base_lrs[group], self.followed)
 
     def momentums(self) -> Iterator[Momentums]:
         """Yield the momentums in chunks, the same for every group."""
-        for t in self.steps():
-            yield self.schedule.momentums(t)
+        for steps in self.steps():
+            yield self.schedule.momentums(self.loop.counted(steps))
 
     def ensure_finite(self) -> None:
         """Evaluate everything once, for callers that stream and cannot turn back.
@@ -126,13 +143,14 @@ class Curve:
 
     def notes(self) -> list[str]:
         """Return what a user should know of this curve, most often nothing."""
-        notes = self.schedule.notes(range(int(self.points[0]), int(self.points[-1]) + 1))
+        first, last = (self.loop.counted(int(self.points[i])) for i in (0, -1))
+        notes = self.schedule.notes(range(first, last + 1))
         measured = self.followed.measured
-        if self.schedule.needs_metrics and self.points[-1] > measured:
+        if self.schedule.needs_metrics and last > measured:
             notes.append(
                 f"Nothing is known to be measured after step {measured} or later: the rate is held."
             )
-        return notes
+        return notes if self.loop.is_direct else [f"{note} {OWN_STEPS}" for note in notes]
 
     def decimated(self, max_points: int) -> Curve:
         """Return the curve with at most `max_points` points that looks the same.

@@ -20,8 +20,18 @@ from starlette.concurrency import run_in_threadpool
 
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.kinds import MAX_COUNT
-from gradstep_server.schedulers import Curve, RateError, Rates, Steps, WindowError, window
-from gradstep_server.schedulers.curve import CHUNK
+from gradstep_server.schedulers import (
+    DIRECT,
+    Curve,
+    Loop,
+    Places,
+    RateError,
+    Rates,
+    Steps,
+    WindowError,
+    window,
+)
+from gradstep_server.schedulers.curve import CHUNK, OWN_STEPS
 from gradstep_server.web import picture
 from gradstep_server.web.pointers import clause
 
@@ -61,24 +71,31 @@ def points(
     groups: int = 1,
     limit: int,
     where: str = "",
+    loop: Loop = DIRECT,
 ) -> range:
     """Return the step numbers of a curve of several groups.
 
     Args:
-        steps: how many steps the curve spans.
-        start: how many steps to skip.
+        steps: how many steps the curve spans, or what the loop's unit says.
+        start: how many of them to skip.
         stride: the distance between two points.
         last_epoch: the last step already taken; -1 for none.
         groups: the number of lines.
         limit: the most numbers in the whole answer.
         where: the JSON pointer to the parameters, for errors.
+        loop: how the schedule is stepped.
 
     Raises:
-        InvalidRequest: the window is too large.
+        InvalidRequest: the window is too large, or holds no step.
     """
     try:
         return window(
-            steps, start=start, stride=stride, last_epoch=last_epoch, limit=limit // groups
+            steps,
+            start=start,
+            stride=stride,
+            last_epoch=last_epoch,
+            limit=limit // groups,
+            loop=loop,
         )
     except WindowError as error:
         raise InvalidRequest(Fault(f"{where}/{error.field}", clause(error.detail))) from error
@@ -128,7 +145,8 @@ def _prepare(drawing: Drawing, where: str) -> Iterator[bytes]:
     except WindowError as error:
         raise InvalidRequest(Fault(f"{where}/{error.field}", clause(error.detail))) from error
     except RateError as error:
-        raise InvalidRequest(Fault(where, clause(str(error)))) from error
+        said = str(error) if curve.loop.is_direct else f"{error} {OWN_STEPS}"
+        raise InvalidRequest(Fault(where, clause(said))) from error
     if drawing.form == "svg":
         return iter([picture.picture(curve, drawing.title, drawing.subtitle)])
     return _WRITERS[drawing.form](curve, drawing)
@@ -138,7 +156,14 @@ def _columns(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
     notes = drawing.curve.notes()
     yield b'{"step":['
     yield from _numbers(curve.steps())
-    yield b'],"lr":['
+    yield b'],"position":'
+    if _has_places(curve):
+        yield b"["
+        yield from _numbers(curve.places())
+        yield b"]"
+    else:
+        yield b"null"
+    yield b',"lr":['
     if drawing.grouped:
         for group in range(len(curve.base_lrs)):
             yield b",[" if group else b"["
@@ -156,7 +181,7 @@ def _columns(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
     yield b',"warnings":' + orjson.dumps(notes) + b"}"
 
 
-def _numbers(chunks: Iterator[Steps] | Iterator[Rates]) -> Iterator[bytes]:
+def _numbers(chunks: Iterator[Steps] | Iterator[Rates] | Iterator[Places]) -> Iterator[bytes]:
     """Write arrays as one, without its brackets."""
     for i, chunk in enumerate(chunks):
         if i:
@@ -166,7 +191,8 @@ def _numbers(chunks: Iterator[Steps] | Iterator[Rates]) -> Iterator[bytes]:
 
 def _rows(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
     slots = b",".join([b"%b"] * len(curve.base_lrs))
-    row = b'{"step":%b,"lr":' + (b"[" + slots + b"]" if drawing.grouped else slots)
+    row = b'{"step":%b,' + (b'"position":%b,' if _has_places(curve) else b"") + b'"lr":'
+    row += b"[" + slots + b"]" if drawing.grouped else slots
     row += b',"momentum":%b}' if curve.schedule.moves_momentum else b"}"
     for i, chunk in enumerate(_lines(curve, row, b",")):
         yield (b"," if i else b"[") + chunk
@@ -174,11 +200,12 @@ def _rows(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
 
 
 def _csv(curve: Curve, drawing: Drawing) -> Iterator[bytes]:
-    names = [f"lr_{i}" for i in range(len(curve.base_lrs))] if drawing.grouped else ["lr"]
+    names = ["step", "position"] if _has_places(curve) else ["step"]
+    names += [f"lr_{i}" for i in range(len(curve.base_lrs))] if drawing.grouped else ["lr"]
     if curve.schedule.moves_momentum:
         names.append("momentum")
-    yield ",".join(["step", *names]).encode() + b"\n"
-    for chunk in _lines(curve, b",".join([b"%b"] * (1 + len(names))), b"\n"):
+    yield ",".join(names).encode() + b"\n"
+    for chunk in _lines(curve, b",".join([b"%b"] * len(names)), b"\n"):
         # A momentum that the optimizer keeps is an empty cell.
         yield chunk.replace(b"null", b"") + b"\n"
 
@@ -188,12 +215,18 @@ def _lines(curve: Curve, template: bytes, between: bytes) -> Iterator[bytes]:
 
     Cutting up what orjson wrote takes less time than writing each number by itself.
     """
-    columns = [curve.lrs(group) for group in range(len(curve.base_lrs))]
+    columns: list[Iterator[Places]] = [curve.places()] if _has_places(curve) else []
+    columns += [curve.lrs(group) for group in range(len(curve.base_lrs))]
     if curve.schedule.moves_momentum:
         columns.append(curve.momentums())
     for chunk in zip(curve.steps(), *columns, strict=True):
         cells = (_array(column).split(b",") for column in chunk)
         yield between.join(map(template.__mod__, zip(*cells, strict=True)))
+
+
+def _has_places(curve: Curve) -> bool:
+    """Tell whether a curve shows places in the loop beside its steps."""
+    return curve.loop.unit != "step"
 
 
 def _array(values: NDArray[np.number[Any]]) -> bytes:

@@ -23,6 +23,10 @@ from gradstep_server.web.pointers import faults
 WINDOW = tuple(name for name in CurveRequest.model_fields if name != "scheduler")
 """The parameters that every kind has."""
 
+_SHARED = {"steps_per_epoch"}
+"""What a kind and the loop around it are both told by one parameter. A base_lr is not:
+where a kind has one too, the query's is the curve's."""
+
 _ELSEWHERE = {"format", "spec"}
 _SPEC = "/query/spec"
 
@@ -37,10 +41,12 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
     if kind_name not in SCHEDULERS:
         raise UnknownKind(kind_name, SCHEDULERS)
     given = {name: params.getlist(name) for name in params if name not in _ELSEWHERE}
-    body: dict[str, Any] = {name: _value(given.pop(name)) for name in WINDOW if name in given}
+    body: dict[str, Any] = {name: _value(given[name]) for name in WINDOW if name in given}
+    spec = params.get("spec")
+    shared = set() if spec else _SHARED & SCHEDULERS[kind_name].model_fields.keys()
+    given = {name: given[name] for name in given if name not in body or name in shared}
     if "metrics" in body and not isinstance(body["metrics"], list):
         body["metrics"] = [body["metrics"]]
-    spec = params.get("spec")
     if spec is None:
         body["scheduler"] = _scheduler(SCHEDULERS[kind_name], given)
     else:
@@ -51,9 +57,9 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
     except ValidationError as error:
         places = faults(error.errors(include_url=False), body)
         inside = "/query" if spec is None else _SPEC
-        raise InvalidRequest(
-            *(Fault(_in_query(place.pointer, inside), place.detail) for place in places)
-        ) from error
+        found = (Fault(_in_query(place.pointer, inside), place.detail) for place in places)
+        # What is shared is wrong twice.
+        raise InvalidRequest(*dict.fromkeys(found)) from error
 
 
 def _scheduler(kind: type[Schedule], given: Mapping[str, list[str]]) -> dict[str, Any]:

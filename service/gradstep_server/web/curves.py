@@ -98,9 +98,10 @@ def _drawing(asked: CurveRequest, form: CurveFormat, limit: int, where: str = ""
         groups=len(asked.base_lrs),
         limit=limit,
         where=where,
+        loop=asked.loop,
     )
     return Drawing(
-        Curve(asked.scheduler, asked.base_lrs, window, asked.followed),
+        Curve(asked.scheduler, asked.base_lrs, window, asked.followed, asked.loop),
         form,
         asked.grouped,
         asked.scheduler.kind_name(),

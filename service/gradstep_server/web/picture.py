@@ -13,8 +13,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from gradstep_server.schedulers import Curve, Rates, Steps
-from gradstep_server.web.ticks import Axis, rate_axis, step_axis
+from gradstep_server.schedulers import Curve, Places, Rates, Unit
+from gradstep_server.web.ticks import Axis, epoch_axis, rate_axis, step_axis
 
 MAX_POINTS = 1_000
 """More points than this cannot be told apart at the picture's width."""
@@ -72,16 +72,19 @@ def picture(curve: Curve, title: str, subtitle: str = "") -> bytes:
         title: one line above the picture.
         subtitle: a smaller line below the title.
     """
-    t = np.concatenate(list(curve.steps()))
+    unit = curve.loop.unit
+    x = np.concatenate(list(curve.places()))
     groups = [np.concatenate(list(curve.lrs(i))) for i in range(len(curve.base_lrs))]
-    across = step_axis(int(t[0]), int(t[-1]))
+    across = _axis(x, unit)
     up = rate_axis(max(float(rates.max()) for rates in groups))
     page = _PAGE.substitute(
         width=_WIDTH,
         height=_HEIGHT,
         title=escape(_cut(title, 70)),
         subtitle=escape(_cut(subtitle, 110)),
-        description=escape(f"{up.name} by step, from step {t[0]} to step {t[-1]}. {subtitle}"),
+        description=escape(
+            f"{up.name} by {unit}, from {unit} {x[0]} to {unit} {x[-1]}. {subtitle}"
+        ),
         colours="\n".join(
             f".c{i}{{stroke:var(--c{i})}}.d{i}{{fill:var(--c{i})}}" for i in range(_COLOURS)
         ),
@@ -90,10 +93,16 @@ def picture(curve: Curve, title: str, subtitle: str = "") -> bytes:
         below=_BOTTOM + 44,
         steps=escape(across.name),
         rates=escape(up.name),
-        lines="\n".join(_line(i, t, rates, across, up) for i, rates in enumerate(groups)),
+        lines="\n".join(_line(i, x, rates, across, up) for i, rates in enumerate(groups)),
         legend=_legend(curve.base_lrs) if len(groups) > 1 else "",
     )
     return page.encode()
+
+
+def _axis(x: Places, unit: Unit) -> Axis:
+    if unit == "epoch":
+        return epoch_axis(float(x[0]), float(x[-1]))
+    return step_axis(int(x[0]), int(x[-1]), unit)
 
 
 def _grid(across: Axis, up: Axis) -> str:
@@ -110,22 +119,22 @@ def _grid(across: Axis, up: Axis) -> str:
     return "\n".join(parts)
 
 
-def _line(group: int, t: Steps, rates: Rates, across: Axis, up: Axis) -> str:
+def _line(group: int, x: Places, rates: Rates, across: Axis, up: Axis) -> str:
     colour = group % _COLOURS
-    points = [(_x(across, a), _y(up, b)) for a, b in zip(t.tolist(), rates.tolist(), strict=True)]
+    points = [(_x(across, a), _y(up, b)) for a, b in zip(x.tolist(), rates.tolist(), strict=True)]
     path = [f"M{points[0][0]} {points[0][1]}"]
-    for (_, (x, y)), jump in zip(pairwise(points), jumps(t, rates), strict=True):
-        path.append(f"H{x}V{y}" if jump else f"L{x} {y}")
+    for (_, (to, y)), jump in zip(pairwise(points), jumps(x, rates), strict=True):
+        path.append(f"H{to}V{y}" if jump else f"L{to} {y}")
     line = f'<path class="line c{colour}" d="{"".join(path)}"/>'
     if len(points) > _MARKED:
         return line
-    dots = "".join(f'<circle class="d{colour}" cx="{x}" cy="{y}" r="3"/>' for x, y in points)
+    dots = "".join(f'<circle class="d{colour}" cx="{to}" cy="{y}" r="3"/>' for to, y in points)
     return line + dots
 
 
-def jumps(t: Steps, rates: Rates) -> Sequence[bool]:
+def jumps(x: Places, rates: Rates) -> Sequence[bool]:
     """Tell for each pair of neighbouring points whether the rate jumps between them."""
-    slopes = np.abs(np.diff(rates) / np.diff(t))
+    slopes = np.abs(np.diff(rates) / np.diff(x))
     # At both ends one neighbour is missing; the segment stands for it and is no jump.
     before = np.concatenate([slopes[:1], slopes[:-1]])
     after = np.concatenate([slopes[1:], slopes[-1:]])

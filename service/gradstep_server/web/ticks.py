@@ -52,16 +52,29 @@ def rate_axis(highest: float) -> Axis:
     return Axis(0.0, ticks[-1][0], ticks, name)
 
 
-def step_axis(first: int, last: int) -> Axis:
+def step_axis(first: int, last: int, name: str = "step") -> Axis:
     """Return the axis of the steps: exactly from `first` to `last`, with whole ticks."""
     if first == last:
-        return Axis(first - 1, first + 1, ((first, f"{first:,}"),), "step")
+        return Axis(first - 1, first + 1, ((first, f"{first:,}"),), name)
     mantissa, exponent = _round_step((last - first) / 8)
     step = max(1, round(mantissa * 10.0**exponent))
     origin = first if first > _FAR_AWAY * (last - first) else 0
     begin = origin + -(-(first - origin) // step) * step
     ticks = tuple((t, _short(t - origin)) for t in range(begin, last + 1, step))
-    return Axis(first, last, ticks, f"step − {origin:,}" if origin else "step")
+    return Axis(first, last, ticks, f"{name} − {origin:,}" if origin else name)
+
+
+def epoch_axis(first: float, last: float) -> Axis:
+    """Return the axis of the epochs: exactly from `first` to `last`, with round ticks."""
+    if first == last:
+        return Axis(first - 1, first + 1, ((first, f"{first:.6g}"),), "epoch")
+    mantissa, exponent = _round_step((last - first) / 8)
+    step = mantissa * 10.0**exponent
+    ticks = (
+        (i * step, f"{i * step:.10g}")
+        for i in range(math.ceil(first / step), 1 + math.floor(last / step))
+    )
+    return Axis(first, last, tuple(ticks), "epoch")
 
 
 def _round_step(rough: float) -> tuple[float, int]:
