@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := service clients/python tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test conformance docker-test crash check format lint types generated openapi clean
+.PHONY: help install serve demo test conformance docker-test crash check format lint types generated openapi docs clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -61,9 +61,15 @@ types: $(VENV)/everything
 openapi: $(VENV)/everything ## Write clients/openapi.json anew
 	$(BIN)/gradstep-server openapi > clients/openapi.json
 
+docs: $(VENV)/everything ## Write docs/reference anew, from the classes
+	rm -rf docs/reference
+	$(BIN)/gradstep-server reference docs/reference
+
 generated: $(VENV)/everything
 	@$(BIN)/gradstep-server openapi | diff -u clients/openapi.json - \
 		|| { echo 'clients/openapi.json is stale: run `make openapi`'; exit 1; }
+	@$(BIN)/gradstep-server reference --check docs/reference \
+		|| { echo 'docs/reference is stale: run `make docs`'; exit 1; }
 
 clean: ## Remove what was made, sessions excepted
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

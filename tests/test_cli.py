@@ -159,6 +159,24 @@ def test_openapi_prints_the_document() -> None:
     assert "/v1/schedules" in document["paths"]
 
 
+def test_the_reference_is_written_and_checked(tmp_path: Path) -> None:
+    assert _run("reference", str(tmp_path)).exit_code == 0
+    assert _run("reference", str(tmp_path), "--check").exit_code == 0
+    (tmp_path / "schedulers" / "StepLR.md").write_text("edited")
+    (tmp_path / "schedulers" / "LinearLR-1.svg").unlink()
+    (tmp_path / "optimizers" / "Forgotten.md").write_text("left over")
+    checked = _run("reference", str(tmp_path), "--check")
+    assert checked.exit_code == 1
+    assert [
+        line.partition("/")[2] for line in checked.stderr.replace(str(tmp_path), "").splitlines()
+    ] == [
+        "schedulers/LinearLR-1.svg: stale",
+        "schedulers/StepLR.md: stale",
+        "optimizers/Forgotten.md: of no kind",
+    ]
+    assert _run("reference", str(tmp_path / "nowhere"), "--check").exit_code == 1
+
+
 def test_serving_says_where_and_stops_when_interrupted() -> None:
     with _serving("--store", "memory://", "--log-level", "warning") as (address, process):
         assert httpx.get(f"{address}/readyz", timeout=60).json() == {"status": "ready"}

@@ -41,6 +41,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "sessions": frozenset({"errors", "kinds", "schedulers", "optimizers"}),
     "stores": frozenset({"sessions"}),
     "web": frozenset({"errors", "kinds", "schedulers", "optimizers", "backprop", "sessions"}),
+    "reference": frozenset({"kinds", "schedulers", "optimizers", "web"}),
 }
 """What each layer may import of the project, beside itself and the version."""
 
@@ -55,6 +56,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "optimizers": _NUMERIC | {"numba"},
     "sessions": _NUMERIC | {"orjson", "blake3"},
     "stores": frozenset({"apsw", "asyncpg"}),
+    "reference": frozenset({"numpy", "orjson"}),
     "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger"},
 }
 """What each layer may import beside the project and the standard library."""

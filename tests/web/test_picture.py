@@ -56,6 +56,11 @@ def test_a_glide_is_drawn_as_straight_pieces() -> None:
     assert line.count("L") == 99
 
 
+def test_a_level_stretch_is_one_piece() -> None:
+    (line,) = _lines(_draw(Curve(STEP, (0.1,), window(91))))
+    assert len(re.findall("[MHVL]", line)) <= 8
+
+
 def test_each_group_has_a_line_of_its_own_colour_and_an_entry_in_the_legend() -> None:
     root = _draw(Curve(STEP, (0.1, 0.02), window(100)))
     assert len(_lines(root)) == 2

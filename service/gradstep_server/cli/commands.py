@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import orjson
@@ -78,7 +79,36 @@ def openapi() -> None:
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
+@app.command()
+def reference(
+    folder: Annotated[Path, typer.Argument(help="Where the pages are.")],
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if a page is not as it should be.")
+    ] = False,
+) -> None:
+    """Write the reference pages of all schedulers and optimizers."""
+    from gradstep_server.reference import pages  # noqa: PLC0415 - the kernels behind it load slowly
+
+    files = {folder / name: page for name, page in pages().items()}
+    if not check:
+        for path, page in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(page)
+        return
+    stale = sorted(path for path, page in files.items() if _read(path) != page)
+    left = sorted({path for path in folder.rglob("*") if path.is_file()} - files.keys())
+    for path in (*stale, *left):
+        typer.echo(f"{path}: {'of no kind' if path in left else 'stale'}", err=True)
+    if stale or left:
+        raise typer.Exit(1)
+
+
 maintain.add_to(app)
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _source(name: str, said: Mapping[str, str]) -> str:

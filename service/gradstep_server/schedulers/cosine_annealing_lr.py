@@ -15,6 +15,8 @@ class CosineAnnealingLR(Schedule):
 
     Past T_max the cosine goes on: the rate is back at base_lr after 2 T_max
     steps, and so forth. Where eta_min is above base_lr the rate rises first.
+    Source: Loshchilov and Hutter,
+    "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016.
     """
 
     formula = (

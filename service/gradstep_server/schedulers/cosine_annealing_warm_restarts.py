@@ -18,6 +18,8 @@ class CosineAnnealingWarmRestarts(Schedule):
     before. A cosine restarts one step before it would reach eta_min. torch, when it
     jumps to a step or resumes with T_mult above 1, may miss a restart; here any step
     has the rate that stepping from 0 gives.
+    Source: Loshchilov and Hutter,
+    "SGDR: Stochastic Gradient Descent with Warm Restarts", 2016.
     """
 
     formula = (

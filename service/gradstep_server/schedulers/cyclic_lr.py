@@ -18,6 +18,8 @@ class CyclicLR(Schedule):
     The height of the cycles stays the same (`triangular`), halves after each one
     (`triangular2`), or shrinks by gamma at every step (`exp_range`). The momentum
     moves the other way, or the first beta of an optimizer that has betas.
+    Source: Smith, "Cyclical Learning Rates
+    for Training Neural Networks", 2015.
     """
 
     formula = (

@@ -21,6 +21,8 @@ class HFWarmupStableDecay(HFWarmup):
 
     The length of the training may stay open for as long as the rate is held. The
     warm-up begins at the floor. transformers calls it `warmup_stable_decay`.
+    Source: Hu et al., "MiniCPM:
+    Unveiling the Potential of Small Language Models", 2024.
     """
 
     formula = (

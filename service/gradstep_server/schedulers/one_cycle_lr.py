@@ -29,6 +29,8 @@ class OneCycleLR(Schedule):
     final_div_factor); base_lr plays no part. The momentum moves the other way, or
     the first beta of an optimizer that has betas. Past the last step the last values
     are held, where torch extrapolates once and then fails.
+    Source: Smith and Topin, "Super-Convergence:
+    Very Fast Training of Neural Networks Using Large Learning Rates", 2017.
     """
 
     formula = (

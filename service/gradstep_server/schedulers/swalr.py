@@ -17,6 +17,8 @@ class SWALR(Schedule):
     In a SequentialLR it goes on from the rate that the scheduler before it left, as
     in torch, so that averaging begins without a jump. In a session it may take over
     likewise, when the session's scheduler and lr are changed together.
+    Source: Izmailov et al., "Averaging Weights
+    Leads to Wider Optima and Better Generalization", 2018.
     """
 
     formula = (

@@ -17,7 +17,7 @@ from gradstep_server.schedulers import SCHEDULERS, Schedule
 from gradstep_server.web.errors import UnknownKind
 from gradstep_server.web.problems import responses
 
-_MEASURED = ",".join(f"{max(0.3, 1 - i / 20):.2f}" for i in range(100))
+MEASURED = tuple(round(max(0.3, 1 - i / 20), 2) for i in range(100))
 """What a training might measure: a value that falls for a while, and then no more."""
 
 
@@ -77,6 +77,11 @@ def scheduler_entry(kind: type[Schedule]) -> SchedulerEntry:
 
 
 @cache
+def optimizer_entry(kind: type[Kind]) -> KindEntry:
+    """Describe an optimizer."""
+    return KindEntry(**_facts(kind))
+
+
 def _facts(kind: type[Kind]) -> dict[str, Any]:
     name = kind.kind_name()
     return {
@@ -104,9 +109,16 @@ def _curve(kind: type[Schedule]) -> str:
     example = kind.examples[0]
     plain = all(_is_plain(value) for value in example.values())
     given = example if plain else {"spec": orjson.dumps(example).decode()}
-    metrics = {"metrics": _MEASURED} if kind.needs_metrics else {}
+    metrics = {"metrics": ",".join(f"{value:.2f}" for value in MEASURED)}
     query = urlencode(
-        {"base_lr": 0.1, "steps": 100, "format": "svg", **given, **metrics}, doseq=True
+        {
+            "base_lr": 0.1,
+            "steps": 100,
+            "format": "svg",
+            **given,
+            **(metrics if kind.needs_metrics else {}),
+        },
+        doseq=True,
     )
     return f"/v1/schedules/{kind.kind_name()}?{query}"
 
@@ -122,7 +134,7 @@ def _example(answer: BaseModel) -> dict[int | str, dict[str, Any]]:
 
 
 _SCHEDULER = scheduler_entry(next(iter(SCHEDULERS.values())))
-_OPTIMIZER = KindEntry(**_facts(next(iter(OPTIMIZERS.values()))))
+_OPTIMIZER = optimizer_entry(next(iter(OPTIMIZERS.values())))
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -159,7 +171,7 @@ async def get_scheduler(type: str) -> SchedulerEntry:  # noqa: A002 - the parame
 )
 async def list_optimizers() -> OptimizerList:
     """Everything here is read off the classes that take the steps."""
-    return OptimizerList(optimizers=[KindEntry(**_facts(kind)) for kind in OPTIMIZERS.values()])
+    return OptimizerList(optimizers=[optimizer_entry(kind) for kind in OPTIMIZERS.values()])
 
 
 @router.get(
@@ -172,4 +184,4 @@ async def get_optimizer(type: str) -> KindEntry:  # noqa: A002 - the parameter's
     """The names are torch's, such as `AdamW`."""
     if type not in OPTIMIZERS:
         raise UnknownKind(type, OPTIMIZERS)
-    return KindEntry(**_facts(OPTIMIZERS[type]))
+    return optimizer_entry(OPTIMIZERS[type])

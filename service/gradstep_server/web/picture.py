@@ -86,7 +86,8 @@ def picture(curve: Curve, title: str, subtitle: str = "") -> bytes:
             f"{up.name} by {unit}, from {unit} {x[0]} to {unit} {x[-1]}. {subtitle}"
         ),
         colours="\n".join(
-            f".c{i}{{stroke:var(--c{i})}}.d{i}{{fill:var(--c{i})}}" for i in range(_COLOURS)
+            f".c{i}{{stroke:var(--c{i})}}.d{i}{{fill:var(--c{i})}}"
+            for i in range(min(len(groups), _COLOURS))
         ),
         grid=_grid(across, up),
         right=_RIGHT,
@@ -123,8 +124,16 @@ def _line(group: int, x: Places, rates: Rates, across: Axis, up: Axis) -> str:
     colour = group % _COLOURS
     points = [(_x(across, a), _y(up, b)) for a, b in zip(x.tolist(), rates.tolist(), strict=True)]
     path = [f"M{points[0][0]} {points[0][1]}"]
-    for (_, (to, y)), jump in zip(pairwise(points), jumps(x, rates), strict=True):
-        path.append(f"H{to}V{y}" if jump else f"L{to} {y}")
+    for (before, (to, y)), jump in zip(pairwise(points), jumps(x, rates), strict=True):
+        if y != before[1] and not jump:
+            path.append(f"L{to} {y}")
+            continue
+        # Of a level stretch only its end is written.
+        if path[-1].startswith("H"):
+            path.pop()
+        path.append(f"H{to}")
+        if y != before[1]:
+            path.append(f"V{y}")
     line = f'<path class="line c{colour}" d="{"".join(path)}"/>'
     if len(points) > _MARKED:
         return line
