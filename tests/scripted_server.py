@@ -26,13 +26,10 @@ class ScriptedServer:
         *scripts: Script,
         host: str = "127.0.0.1",
         path: Path | None = None,
-        certificate: Path | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._scripts = scripts
-        self._tls: ssl.SSLContext | None = None
-        if certificate is not None:
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._tls.load_cert_chain(certificate)
+        self._tls = tls
         self._failures: list[BaseException] = []
         if path is not None:
             self._socket = socket.socket(socket.AF_UNIX)

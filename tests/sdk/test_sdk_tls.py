@@ -5,18 +5,18 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 from scripted_server import PATIENCE, Script, ScriptedServer, received
 from wire_clients import FORMS, fetching
 
 from gradstep._transports import place_of
 from gradstep._wires import Place
 
-CERTIFICATE = Path(__file__).with_name("loopback.pem")
-"""For localhost and 127.0.0.1, with its key, which guards nothing."""
+AUTHORITY = trustme.CA()
+CERTIFICATE = AUTHORITY.issue_cert("127.0.0.1")
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LARGE = b"x" * (16 << 20)
@@ -25,11 +25,19 @@ pytestmark = pytest.mark.parametrize("form", FORMS)
 
 
 def trusted(port: int) -> Place:
-    return Place("127.0.0.1", port, tls=ssl.create_default_context(cafile=CERTIFICATE))
+    context = ssl.create_default_context()
+    AUTHORITY.configure_trust(context)
+    return Place("127.0.0.1", port, tls=context)
+
+
+def serving() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    CERTIFICATE.configure_cert(context)
+    return context
 
 
 def secured(*scripts: Script) -> ScriptedServer:
-    return ScriptedServer(*scripts, certificate=CERTIFICATE)
+    return ScriptedServer(*scripts, tls=serving())
 
 
 def test_bodies_go_both_ways_and_the_connection_is_kept(form: str) -> None:
@@ -79,8 +87,7 @@ def test_a_certificate_nobody_vouches_for_is_an_error(form: str) -> None:
     place = place_of(httpx.URL("https://127.0.0.1"), None)
     assert place is not None
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTIFICATE)
+        context = serving()
 
         def run() -> None:
             connection, _ = listening.accept()
