@@ -43,7 +43,8 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
     given = {name: params.getlist(name) for name in params if name not in _ELSEWHERE}
     body: dict[str, Any] = {name: _value(given[name]) for name in WINDOW if name in given}
     spec = params.get("spec")
-    shared = _SHARED if spec is None else set() & SCHEDULERS[kind_name].model_fields.keys()
+    own = SCHEDULERS[kind_name].model_fields.keys() if spec is None else ()
+    shared = _SHARED.intersection(own)
     given = {name: given[name] for name in given if name not in body or name in shared}
     if "metrics" in body and not isinstance(body["metrics"], list):
         body["metrics"] = [body["metrics"]]
