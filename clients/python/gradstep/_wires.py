@@ -190,15 +190,15 @@ class Wire:
 
     def quiet(self) -> bool:
         """Say whether the server has neither closed the connection nor said anything on it."""
-        return self._socket.fileno() >= 0 and self._peek() is None
+        try:
+            # Bytes that nobody asked for are as good as a close: neither leaves the wire usable.
+            return self.receive_now(memoryview(bytearray(1))) is None
+        except httpx.ReadError:
+            return False
 
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
-
-    def _peek(self) -> int | None:
-        # Bytes that nobody asked for are as good as a close: neither leaves the wire usable.
-        return self.receive_now(memoryview(bytearray(1)))
 
     def _send_now(self, pieces: Sequence[memoryview]) -> int:
         if isinstance(self._socket, ssl.SSLSocket):
