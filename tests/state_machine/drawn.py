@@ -90,6 +90,7 @@ CONFIGS = st.fixed_dictionaries(
         "param_groups": st.sampled_from(GROUPS),
         "clip": st.sampled_from(CLIPS),
         "on_nonfinite": st.sampled_from(["reject", "skip"]),
+        "weight_decay_scheduler": st.none(),
         "durability": st.sampled_from(["step", "relaxed"]),
         "retain": st.sampled_from(["none", "none", "all", 2, 7]),
         "dtype": st.sampled_from(["F64", "F32", "F32", "F16", "BF16"]),
