@@ -107,7 +107,7 @@ _PAST = [
         ("step=1.0", *_INVALID, "/query/step"),
         ("step=%201", *_INVALID, "/query/step"),
         ("step=1_0", *_INVALID, "/query/step"),
-        ("steps=1", *_INVALID, "there are step"),
+        ("steps=1", *_INVALID, "/query/steps"),
     )
     for path in (f"{PATH}/{part}?{query}",)
 ]
