@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gradstep_server.optimizers import AdamW, Compute
-from gradstep_server.optimizers.compute import BLOCK, SERIAL_BELOW, clip
+from gradstep_server.optimizers import SGD, AdamW, Compute, Pass, added, in_dtype
+from gradstep_server.optimizers.compute import BLOCK, SERIAL_BELOW, SERIAL_SUM_BELOW, clip
 
 SIZES = [
     0,
@@ -24,6 +26,7 @@ SIZES = [
     4 * BLOCK,
     4 * BLOCK + 1,
     5 * BLOCK - 1,
+    SERIAL_SUM_BELOW + 1,
 ]
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -134,3 +137,82 @@ def test_a_failure_in_a_thread_is_raised(threaded: Compute) -> None:
     x[0] = 1.0
     with pytest.raises(FloatingPointError):
         threaded.step(rule, [x], ())
+
+
+def test_passes_over_many_arrays_have_the_same_bits_on_any_number_of_threads(
+    serial: Compute, threaded: Compute
+) -> None:
+    rules = [AdamW(), SGD(momentum=0.9), SGD()]
+    results = []
+    for compute in (serial, threaded):
+        rng = np.random.default_rng(5)
+        passes = []
+        for number, size in enumerate([1, 3 * BLOCK + 1, 0, SERIAL_BELOW, 7, BLOCK]):
+            optimizer = rules[number % len(rules)]
+            arrays = [abs(rng.standard_normal(size)) for _ in range(2 + len(optimizer.slots()))]
+            scalars = (1.0, math.inf, *optimizer.coefficients(0.1, 2, fresh=False))
+            passes.append(Pass(optimizer.rule(), arrays, in_dtype(scalars, arrays[0].dtype)))
+        compute.run(passes)
+        results.append([array.tobytes() for one in passes for array in one.arrays])
+    assert results[0] == results[1]
+
+
+def test_sums_lie_between_their_cuts_on_any_number_of_threads(
+    serial: Compute, threaded: Compute
+) -> None:
+    x = np.random.default_rng(6).standard_normal(SERIAL_SUM_BELOW + 5)
+    cuts = [0, 0, 3, *range(100, x.size, BLOCK), x.size, x.size]
+    sums = serial.sums_of_squares(x, cuts)
+    assert threaded.sums_of_squares(x, cuts).tolist() == sums.tolist()
+    expected = [np.square(x[a:b]).sum() for a, b in itertools.pairwise(cuts)]
+    np.testing.assert_allclose(sums, expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("sums", "expected"),
+    [
+        ([], 0.0),
+        ([1.0, 1e100, 2.0**-53], 1e100),
+        ([1.7e308, 1.7e308], math.inf),
+        ([1.0, math.inf], math.inf),
+    ],
+)
+def test_sums_are_added_exactly_or_are_infinite(sums: list[float], expected: float) -> None:
+    assert added(sums) == expected
+
+
+def test_a_sum_with_nan_is_nan() -> None:
+    assert math.isnan(added([math.nan, math.inf, 1.0]))
+
+
+def test_no_thread_writes_any_more_when_a_failure_is_raised(threaded: Compute) -> None:
+    fails, goes_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def rule(x: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert goes_on.wait(10)
+            fails.set()
+            raise FloatingPointError
+        goes_on.set()
+        assert fails.wait(10)
+        ended.set()
+
+    with pytest.raises(FloatingPointError):
+        threaded.step(rule, [np.zeros(SERIAL_BELOW + 4 * BLOCK)], ())
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pieces_cover_every_element_once_and_the_last_are_small(
+    size: int, threaded: Compute
+) -> None:
+    x = np.zeros(size)
+    pieces: list[int] = []
+
+    def rule(x: Any) -> None:
+        x += 1
+        pieces.append(x.size)
+
+    threaded.step(rule, [x], ())
+    assert (x == 1).all()
+    assert size < SERIAL_BELOW or min(pieces) <= BLOCK

@@ -3,12 +3,21 @@
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.clipping import Clip, ClipNorm, Clipping, ClipValue
-from gradstep_server.optimizers.compute import Compute, FloatArray
+from gradstep_server.optimizers.compute import (
+    BLOCK,
+    Compute,
+    FloatArray,
+    Pass,
+    Scalar,
+    added,
+    in_dtype,
+)
 from gradstep_server.optimizers.sgd import SGD
 from gradstep_server.optimizers.union import OPTIMIZERS, AnyOptimizer
 from gradstep_server.optimizers.warmup import warm_up
 
 __all__ = [
+    "BLOCK",
     "OPTIMIZERS",
     "SGD",
     "Adam",
@@ -21,5 +30,9 @@ __all__ = [
     "Compute",
     "FloatArray",
     "Optimizer",
+    "Pass",
+    "Scalar",
+    "added",
+    "in_dtype",
     "warm_up",
 ]

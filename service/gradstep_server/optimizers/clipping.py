@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +44,8 @@ class ClipValue(_ClipModel):
     """The largest magnitude of an element."""
 
 
+_LARGEST = {np.dtype(dtype): float(np.finfo(dtype).max) for dtype in (np.float32, np.float64)}
+
 Clip = Annotated[ClipNorm | ClipValue, Field(discriminator="type")]
 
 
@@ -69,10 +71,10 @@ def tensor_norm(gradient: FloatArray, compute: Compute) -> float:
     total = compute.sum_of_squares(gradient)
     if math.isfinite(total):
         return math.sqrt(total)
-    largest = float(np.max(np.abs(gradient)))
-    if not math.isfinite(largest):
-        return largest
-    return largest * math.sqrt(compute.sum_of_squares(gradient / largest))
+    peak = _peak(gradient)
+    if not math.isfinite(peak):
+        return peak
+    return peak * math.sqrt(compute.sum_of_squares(gradient / peak))
 
 
 def clipping(clip: Clip | None, norm: float, gradients: Iterable[FloatArray]) -> Clipping:
@@ -82,10 +84,36 @@ def clipping(clip: Clip | None, norm: float, gradients: Iterable[FloatArray]) ->
             scale = min(max_norm / (norm + TORCH_EPS), 1.0)
             return Clipping(scale, math.inf, clipped=scale < 1)
         case ClipValue(value=value):
-            clipped = any(g.size and float(np.max(np.abs(g))) > value for g in gradients)
+            clipped = any(g.size and _peak(g) > value for g in gradients)
             return Clipping(1.0, value, clipped)
         case None:
             return Clipping(1.0, math.inf, clipped=False)
+
+
+def largest(dtype: np.dtype[Any]) -> float:
+    """Return the largest finite number of a masters' dtype."""
+    return _LARGEST[dtype]
+
+
+def largest_usable(dtype: np.dtype[Any], applied: Clipping | None, *, squared: bool) -> float:
+    """Return the largest finite magnitude of an element that a step may use.
+
+    Where a slot squares the gradient, an element is unusable whose square, after
+    clipping, overflows the dtype: in Adam it would make v infinite and freeze
+    the element for ever.
+
+    Args:
+        dtype: the gradient's.
+        applied: the clipping; None if the global norm is not finite.
+        squared: whether a slot squares the gradient.
+    """
+    if not squared:
+        return math.inf
+    limit = math.sqrt(largest(dtype))
+    if applied is None:
+        return limit
+    harmless = applied.bound <= limit or not applied.scale
+    return math.inf if harmless else limit / applied.scale
 
 
 def first_unusable(
@@ -93,9 +121,7 @@ def first_unusable(
 ) -> int | None:
     """Return the index of the first element that no step may use, or None.
 
-    NaN and infinity are unusable. Where a slot squares the gradient, so is an
-    element whose square, after clipping, overflows the dtype: in Adam it would
-    make v infinite and freeze the element for ever.
+    NaN and infinity are unusable, and what is larger than `largest_usable`.
 
     Args:
         gradient: flat.
@@ -103,13 +129,13 @@ def first_unusable(
         applied: the clipping; None if the global norm is not finite.
         squared: whether a slot squares the gradient.
     """
-    limit = math.inf
-    if squared:
-        limit = math.sqrt(float(np.finfo(gradient.dtype).max))
-        if applied is not None:
-            harmless = applied.bound <= limit or not applied.scale
-            limit = math.inf if harmless else limit / applied.scale
+    limit = largest_usable(gradient.dtype, applied, squared=squared)
     if math.isfinite(norm) and norm <= limit:
         return None
     unusable = ~np.isfinite(gradient) | (np.abs(gradient) > limit)
     return int(np.argmax(unusable)) if unusable.any() else None
+
+
+def _peak(gradient: FloatArray) -> float:
+    """Return the largest magnitude of an element, NaN if one is."""
+    return max(float(gradient.max()), -float(gradient.min()))

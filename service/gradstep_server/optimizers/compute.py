@@ -8,10 +8,10 @@ is out: its workqueue layer aborts the process when two threads enter it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
@@ -22,11 +22,17 @@ from gradstep_server import kernel_cache
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
 """A flat, contiguous, aligned, writable array of master values."""
 
+Scalar = np.float32 | np.float64
+"""A coefficient of the arrays' dtype."""
+
 Rule = Callable[..., None]
 """``rule(param, grad, *slots, scale, bound, *coefficients)``, in place."""
 
 SERIAL_BELOW = 200_000
-"""Elements below which a second thread costs more than it saves (0.03 ms)."""
+"""Elements that a rule steps on one thread: a second costs more than it saves (0.03 ms)."""
+
+SERIAL_SUM_BELOW = 2_000_000
+"""Elements that are summed on one thread; a sum does less with each than a rule."""
 
 BLOCK = 65_536
 """Elements per partial sum: fixed, so that threads do not change the result."""
@@ -34,6 +40,7 @@ BLOCK = 65_536
 _CACHED = kernel_cache.settle(Path(__file__).parent)
 
 _F = TypeVar("_F", bound=Callable[..., object])
+_T = TypeVar("_T")
 
 
 def compiled(function: _F) -> _F:
@@ -65,13 +72,26 @@ def clip(gradient: float, scale: float, bound: float) -> float:
 
 
 @_reduction
-def _block_sums(x: FloatArray, sums: NDArray[np.float64]) -> None:
-    for block in range(sums.size):
+def _sums_of_squares(x: FloatArray, cuts: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
+    for k in range(sums.size):
+        block = x[cuts[k] : cuts[k + 1]]  # its indices are known not to be negative: SIMD
         total = 0.0
-        for i in range(block * BLOCK, min((block + 1) * BLOCK, x.size)):
-            value = np.float64(x[i])
+        for i in range(block.size):
+            value = np.float64(block[i])
             total += value * value
-        sums[block] = total
+        sums[k] = total
+
+
+class Pass(NamedTuple):
+    """One rule over arrays of one size."""
+
+    rule: Rule
+    arrays: Sequence[FloatArray]
+    scalars: Sequence[Scalar]
+
+    def run(self, start: int, stop: int) -> None:
+        """Do some of the elements, in place."""
+        self.rule(*[array[start:stop] for array in self.arrays], *self.scalars)
 
 
 class Compute:
@@ -86,40 +106,94 @@ class Compute:
         self._pool.shutdown()
 
     def step(self, rule: Rule, arrays: Sequence[FloatArray], scalars: Sequence[float]) -> None:
-        """Run ``rule(*arrays, *scalars)`` in place, scalars cast to the arrays' dtype.
+        """Run ``rule(*arrays, *scalars)`` in place, scalars cast to the arrays' dtype."""
+        self.run([Pass(rule, arrays, in_dtype(scalars, arrays[0].dtype))])
 
-        Casting once here keeps float64 out of float32 loops, where it would
-        halve the speed and change the numbers.
-        """
-        dtype = arrays[0].dtype.type
-        coefficients = [dtype(scalar) for scalar in scalars]
-
-        def piece(start: int, stop: int) -> None:
-            rule(*(array[start:stop] for array in arrays), *coefficients)
-
-        self._split(arrays[0].size, piece)
+    def run(self, passes: Sequence[Pass]) -> None:
+        """Run passes that have no array in common, in any order."""
+        sizes = [arrays[0].size for _, arrays, _ in passes]
+        if self.threads == 1 or sum(sizes) < SERIAL_BELOW:
+            for rule, arrays, scalars in passes:
+                rule(*arrays, *scalars)
+            return
+        pieces = [
+            (one, *piece)
+            for one, size in zip(passes, sizes, strict=True)
+            for piece in self._pieces(size)
+        ]
+        self._share(lambda piece: piece[0].run(*piece[1:]), pieces)
 
     def sum_of_squares(self, x: FloatArray) -> float:
         """Return Σx² in float64; NaN or infinite if an element is (or overflows)."""
-        sums = np.empty(-(-x.size // BLOCK))
+        return added(self.sums_of_squares(x, [*range(0, x.size, BLOCK), x.size]))
 
-        def piece(start: int, stop: int) -> None:
-            _block_sums(x[start:stop], sums[start // BLOCK : -(-stop // BLOCK)])
+    def sums_of_squares(self, x: FloatArray, cuts: Sequence[int]) -> NDArray[np.float64]:
+        """Return Σx² in float64 of the elements between each cut and the next.
 
-        self._split(x.size, piece)
-        return math.fsum(sums) if np.isfinite(sums).all() else float(np.sum(sums))
+        Args:
+            x: flat.
+            cuts: the first is 0, the last is its size, at most `BLOCK` lie between two.
+        """
+        at = np.array(cuts, np.int64)
+        sums = np.empty(len(cuts) - 1)
+        if self.threads == 1 or x.size < SERIAL_SUM_BELOW:
+            _sums_of_squares(x, at, sums)
+        else:
+            count = len(cuts) // (4 * self.threads) + 1
+            self._share(
+                lambda k: _sums_of_squares(x, at[k : k + count + 1], sums[k : k + count]),
+                range(0, sums.size, count),
+            )
+        return sums
 
-    def _split(self, size: int, piece: Callable[[int, int], None]) -> None:
-        """Call `piece` on ranges that cover `size`, cut at multiples of `BLOCK`."""
-        if size < SERIAL_BELOW or self.threads == 1:
-            piece(0, size)
-            return
-        share = -(-size // self.threads)
-        share += -share % BLOCK
-        others = [
-            self._pool.submit(piece, start, min(start + share, size))
-            for start in range(share, size, share)
-        ]
-        piece(0, share)
-        for other in others:
+    def _pieces(self, size: int) -> Iterable[tuple[int, int]]:
+        """Cut `size` elements into pieces, large ones first.
+
+        A thread that comes late, or is interrupted, then leaves more of them to
+        the others, and all end at about the same time.
+        """
+        start = 0
+        while start < size:
+            blocks = -(-(size - start) // (2 * self.threads * BLOCK))
+            stop = min(start + blocks * BLOCK, size)
+            yield start, stop
+            start = stop
+
+    def _share(self, work: Callable[[_T], None], pieces: Iterable[_T]) -> None:
+        """Call `work` for each piece, on all threads, this one among them."""
+        shared = iter(list(pieces))
+
+        def drain() -> None:
+            for piece in shared:
+                work(piece)
+
+        others = [self._pool.submit(drain) for _ in range(self.threads - 1)]
+        try:
+            drain()
+        finally:
+            # None may still write to an array when this returns.
+            running = [other for other in others if not other.cancel()]
+            for other in running:
+                other.exception()  # waits for its end
+        for other in running:
             other.result()
+
+
+def in_dtype(scalars: Sequence[float], dtype: np.dtype[Any]) -> list[Scalar]:
+    """Return coefficients cast once to the dtype of the arrays.
+
+    Otherwise float64 would reach float32 loops, where it halves the speed and
+    changes the numbers.
+    """
+    return list(np.array(scalars, dtype))
+
+
+def added(sums: Iterable[float]) -> float:
+    """Return the exact sum of numbers that are not negative, rounded once.
+
+    It is infinite where it overflows, and NaN if one of them is.
+    """
+    try:
+        return math.fsum(sums)
+    except OverflowError:
+        return math.inf
