@@ -18,6 +18,7 @@ from gradstep_server.sessions.errors import (
     ParamsConflict,
     ParamsMissing,
 )
+from gradstep_server.sessions.gradients import Gradients
 from gradstep_server.sessions.guards import Version, fence, stale, taken, version_of
 from gradstep_server.sessions.journal import Command
 from gradstep_server.sessions.offload import offload
@@ -63,6 +64,7 @@ class Commands:
         generation: int | None,
     ) -> Command:
         """Take step n, or the next one if n is None."""
+        gradients = Gradients(gradients)
         content = await digest(STEP, asked.model_dump(), gradients)
 
         async def find(header: Header, state: State) -> Entry | None:

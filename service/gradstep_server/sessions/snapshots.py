@@ -160,17 +160,12 @@ def fill_in(state: State, facts: dict[str, Any], body: memoryview) -> None:
     if "pieces" not in facts:
         state.fill(unpack(facts["tensors"], body), facts["counters"])
         return
-    groups = state.groups.assign(facts["shapes"])
+    state.lay_out(facts["shapes"])
+    for name, tensor in state.tensors.items():
+        tensor.steps = facts["counters"][name]
+        for slot in facts["slots"][name][1:]:
+            state.add_slot(tensor, slot)
     storage = state.master.storage
-    for name, size in sizes_in(facts).items():
-        _, *slots = facts["slots"][name]
-        state.tensors[name] = TensorState(
-            groups[name],
-            tuple(facts["shapes"][name]),
-            np.empty(size, storage),
-            facts["counters"][name],
-            {slot: np.empty(size, storage) for slot in slots},
-        )
     begin = 0
     for name, start, stop, seq in facts["pieces"]:
         tensor = state.tensors[name]

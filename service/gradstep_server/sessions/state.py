@@ -6,7 +6,7 @@ A `State` is made from a snapshot or from nothing, and then changed by
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from gradstep_server.optimizers import FloatArray, Optimizer
 from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
-from gradstep_server.sessions.tensors import DType, Tensor, Tensors
+from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements
 
 PARAMS = "params"
 """What a parameter's master is called among the tensors of a state: `params/<name>`."""
@@ -32,18 +32,29 @@ class TensorState:
 
     group: int
     shape: tuple[int, ...]
+    start: int
+    """Where it begins in the state's flat arrays."""
+
+    size: int
+    """The number of elements."""
+
     values: FloatArray
-    """Flat masters."""
+    """Flat masters, a view of the state's."""
 
     steps: int = 0
     """How often it was stepped; a step without its gradient does not count."""
 
     slots: dict[str, FloatArray] = field(default_factory=dict)
-    """Flat arrays like `values`, by torch's names; made by the first step."""
+    """Views like `values`, by torch's names; made by the first step."""
 
     ahead: list[tuple[int, int]] = field(default_factory=list)
     """Where elements come from a snapshot, the end of each run of them and the
     entry that the run includes; both rise."""
+
+    @property
+    def stop(self) -> int:
+        """Where it ends in the state's flat arrays."""
+        return self.start + self.size
 
     def behind(self, seq: int) -> int | None:
         """Return how many leading elements do not include entry `seq` yet; None if all do."""
@@ -78,6 +89,9 @@ class State:
     """The seal of entry `seq`, by which a writer proves that it knows the log."""
 
     tensors: dict[str, TensorState] = field(default_factory=dict)
+
+    flat: dict[str, FloatArray] = field(default_factory=dict)
+    """The masters of all tensors in one array, by `PARAMS`, and each slot likewise."""
 
     @classmethod
     def new(cls, config: SessionConfig, created_at: float) -> State:
@@ -230,15 +244,37 @@ class State:
     def fill(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
         """Set parameters, slots and counters of an empty session from `<slot>/<name>`."""
         found = _by_name(tensors)
-        groups = self.groups.assign(found)
-        for name in sorted(found):
-            values = {
-                slot: tensor.widened(self.master).copy() for slot, tensor in found[name].items()
-            }
-            shape = found[name][PARAMS].shape
-            self.tensors[name] = TensorState(
-                groups[name], shape, values.pop(PARAMS), counters.get(name, 0), values
-            )
+        self.lay_out({name: slots[PARAMS].shape for name, slots in found.items()})
+        for name, tensor in self.tensors.items():
+            tensor.steps = counters.get(name, 0)
+            for slot, values in found[name].items():
+                values.widen_into(tensor.values if slot == PARAMS else self.add_slot(tensor, slot))
+
+    def lay_out(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Give an empty session parameters of these shapes, their values still to be set.
+
+        They lie in memory by group and then by name: adjacent where a step does
+        the same to them.
+        """
+        groups = self.groups.assign(shapes)
+        starts: dict[str, int] = {}
+        end = 0
+        for name in sorted(shapes, key=lambda name: (groups[name], name)):
+            starts[name] = end
+            end += elements(shapes[name])
+        masters: FloatArray = np.empty(end, self.master.storage)
+        self.flat[PARAMS] = masters
+        for name in sorted(shapes):
+            shape, start = tuple(shapes[name]), starts[name]
+            size = elements(shape)
+            values = masters[start : start + size]
+            self.tensors[name] = TensorState(groups[name], shape, start, size, values)
+
+    def add_slot(self, tensor: TensorState, slot: str) -> FloatArray:
+        """Return a slot of a tensor, of zeros if it is new."""
+        if slot not in self.flat:
+            self.flat[slot] = np.zeros(self.flat[PARAMS].size, self.master.storage)
+        return tensor.slots.setdefault(slot, self.flat[slot][tensor.start : tensor.stop])
 
 
 def _by_name(tensors: Tensors) -> dict[str, dict[str, Tensor]]:

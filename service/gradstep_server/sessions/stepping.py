@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Annotated
 
 import numpy as np
@@ -17,17 +18,21 @@ from pydantic import BaseModel, ConfigDict, Tag
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.kinds import NUMBER_OR_LIST, NonNegative, Real
-from gradstep_server.optimizers import Clipping, Compute, FloatArray, Optimizer
-from gradstep_server.optimizers.clipping import clipping, first_unusable, tensor_norm
+from gradstep_server.optimizers import Clipping, Compute, Optimizer, Pass, Scalar, added, in_dtype
+from gradstep_server.optimizers.clipping import (
+    clipping,
+    first_unusable,
+    largest,
+    largest_usable,
+    tensor_norm,
+)
 from gradstep_server.sessions.digests import Index, index
 from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
-from gradstep_server.sessions.state import State, TensorState
-from gradstep_server.sessions.tensors import DType, Tensors
+from gradstep_server.sessions.gradients import Gradients, Key, Run, runs_of
+from gradstep_server.sessions.state import PARAMS, State
+from gradstep_server.sessions.tensors import Tensor, Tensors
 
-Key = tuple[int, int, bool]
-"""What tensors share coefficients: the group, the counter, and whether slots are new."""
-
-Gradients = Mapping[str, FloatArray]
+_UNCLIPPED = Clipping(1.0, math.inf, clipped=False)
 
 
 class Coefficients(BaseModel):
@@ -132,23 +137,18 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
         NonFiniteGradient: a gradient is unusable and the session rejects those.
         InvalidRequest: a rate is too large for the dtype.
     """
-    gradients = widened(state, tensors)
-    norms = {name: tensor_norm(gradient, compute) for name, gradient in gradients.items()}
-    norm = math.hypot(*norms.values())
-    applied = math.isfinite(norm)
-    action = clipping(state.config.clip, norm, gradients.values()) if applied else None
-    fault = _unusable(state, gradients, norms, action)
-    if not applied and fault is None:
-        fault = Fault("/grads", "the norm of the gradients exceeds the largest float64")
+    momentum, decays = state.momentum(), state.weight_decays()
+    optimizers = moved(state, momentum, decays)
+    runs = runs_of(state, tensors, optimizers, state.seq + 1)
+    if isinstance(tensors, Gradients):
+        tensors.keep(state, state.seq + 1, runs)
+    norm, action, fault = survey(state, tensors, runs, compute)
     if fault and state.config.on_nonfinite == "reject":
         raise NonFiniteGradient(fault)
-    if fault or action is None:
-        applied, action = False, Clipping(1.0, math.inf, clipped=False)
-    rates = asked.rates(len(state.groups.optimizers)) or state.rates(state.clock())
+    rates = asked.rates(len(optimizers)) or state.rates(state.clock())
     ahead = int(state.config.schedule_on == "step")
     state.weight_decays(ahead)  # what the next step cannot have, this one must not lead to
-    momentum, decays = state.momentum(), state.weight_decays()
-    used = moved(state, momentum, decays)
+    coefficients = {} if fault else coefficients_of(state, runs, optimizers, rates, asked)
     return StepRecord(
         asked=asked,
         tensors=index(tensors),
@@ -156,12 +156,15 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
         next_lr=state.rates(state.clock() + ahead),
         momentum=momentum,
         weight_decay=decays,
-        applied=applied,
+        applied=fault is None,
         grad_norm=norm if math.isfinite(norm) else None,
         clipped=action.clipped,
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
-        coefficients=_coefficients(state, gradients, used, rates, asked) if applied else [],
+        coefficients=[
+            Coefficients(group=group, steps=steps, fresh=fresh, values=list(values))
+            for (group, steps, fresh), values in coefficients.items()
+        ],
     )
 
 
@@ -170,27 +173,12 @@ def apply(
 ) -> None:
     """Do what the record of entry `seq` says to the tensors that have a gradient, in place."""
     optimizers = moved(state, record.momentum, record.weight_decay)
-    shared = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
+    runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
+    if runs is None:
+        runs = runs_of(state, tensors, optimizers, seq)
+    coefficients = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
     bound = math.inf if record.bound is None else record.bound
-    for name, gradient in widened(state, tensors).items():
-        tensor = state.tensors[name]
-        count = tensor.behind(seq)
-        if count is None:
-            continue
-        optimizer = optimizers[tensor.group]
-        coefficients = shared[_key(tensor, optimizer)]
-        for slot in optimizer.slots():
-            tensor.slots.setdefault(slot, np.zeros_like(tensor.values))
-        tensor.steps += 1
-        scale = -record.scale if optimizer.maximize else record.scale
-        slots = [tensor.slots[slot] for slot in optimizer.slots()]
-        arrays = [array[:count] for array in (tensor.values, gradient, *slots)]
-        compute.step(optimizer.rule(), arrays, (scale, bound, *coefficients))
-
-
-def widened(state: State, tensors: Tensors) -> dict[str, FloatArray]:
-    """Return the gradients as flat arrays of the masters' dtype."""
-    return {name: tensor.widened(state.master) for name, tensor in tensors.items()}
+    step_runs(state, runs, optimizers, coefficients, (record.scale, bound), compute)
 
 
 def moved(state: State, momentum: float | None, decays: Sequence[float] | None) -> list[Optimizer]:
@@ -203,51 +191,128 @@ def moved(state: State, momentum: float | None, decays: Sequence[float] | None) 
     ]
 
 
-def _key(tensor: TensorState, optimizer: Optimizer) -> Key:
-    fresh = not tensor.slots.keys() >= set(optimizer.slots())
-    return tensor.group, tensor.steps, fresh
-
-
-def _coefficients(
+def step_runs(
     state: State,
-    gradients: Gradients,
+    runs: Sequence[Run],
+    optimizers: Sequence[Optimizer],
+    coefficients: Mapping[Key, Sequence[float]],
+    clipped: tuple[float, float],
+    compute: Compute,
+) -> None:
+    """Step tensors in place.
+
+    Args:
+        state: whose they are.
+        runs: the tensors with their gradients.
+        optimizers: each group's.
+        coefficients: of the optimizers' rules, by the runs' keys.
+        clipped: what scales the gradients, and what then bounds them.
+        compute: runs the loops.
+    """
+    scale, bound = clipped
+    storage = state.master.storage
+    scalars: dict[Key, list[Scalar]] = {}
+    passes = []
+    for run in runs:
+        key = group, _, fresh = run.key
+        optimizer = optimizers[group]
+        if key not in scalars:
+            signed = -scale if optimizer.maximize else scale
+            scalars[key] = in_dtype((signed, bound, *coefficients[key]), storage)
+        slots = optimizer.slots()
+        for tensor in run.tensors:
+            tensor.steps += 1
+            for slot in slots if fresh else ():
+                state.add_slot(tensor, slot)
+        span = run.span
+        values, *others = [state.flat[name][span] for name in (PARAMS, *slots)]
+        arrays = [values, run.values[: run.size], *others]
+        passes.append(Pass(optimizer.rule(), arrays, scalars[key]))
+    compute.run(passes)
+
+
+def survey(
+    state: State, tensors: Tensors, runs: Sequence[Run], compute: Compute
+) -> tuple[float, Clipping, Fault | None]:
+    """Return the global norm of the gradients, their clipping, and why they are unusable."""
+    norm = _norm(runs, compute)
+    action = None
+    if math.isfinite(norm):
+        action = clipping(state.config.clip, norm, [run.values for run in runs])
+    fault = _fault(state, tensors, norm, action, compute)
+    return norm, action if action and not fault else _UNCLIPPED, fault
+
+
+def _norm(runs: Sequence[Run], compute: Compute) -> float:
+    """Return the global norm, NaN or infinite if an element is."""
+    sums = [compute.sums_of_squares(run.values, run.cuts()) for run in runs]
+    total = added(chain.from_iterable(sums))
+    if math.isfinite(total):
+        return math.sqrt(total)
+    # Not finite, or float64 of which only the squares are not.
+    return math.hypot(*(tensor_norm(run.values, compute) for run in runs))
+
+
+def coefficients_of(
+    state: State,
+    runs: Sequence[Run],
     optimizers: Sequence[Optimizer],
     rates: list[float],
     asked: Asked,
-) -> list[Coefficients]:
-    """Return the coefficients of this step, once per distinct key."""
-    limit = float(np.finfo(np.float64 if state.master is DType.F64 else np.float32).max)
-    found: dict[Key, Coefficients] = {}
-    for name in gradients:
-        tensor = state.tensors[name]
-        optimizer = optimizers[tensor.group]
-        group, steps, fresh = key = _key(tensor, optimizer)
-        if key in found:
+) -> dict[Key, tuple[float, ...]]:
+    """Return the coefficients of this step, once per distinct key.
+
+    Raises:
+        InvalidRequest: one is too large for the masters' dtype.
+    """
+    limit = largest(state.master.storage)
+    found: dict[Key, tuple[float, ...]] = {}
+    for run in runs:
+        if run.key in found:
             continue
-        values = optimizer.coefficients(rates[group], steps + 1, fresh=fresh)
-        if not all(abs(value) <= limit for value in values):
+        group, steps, fresh = run.key
+        values = optimizers[group].coefficients(rates[group], steps + 1, fresh=fresh)
+        if not all(map(limit.__ge__, map(abs, values))):
             at = "/optimizer" if asked.lr is None else "/lr"
             detail = (
                 f"with the rate {rates[group]} and the hyperparameters of group {group} the step "
                 f"leaves the range of {state.master}"
             )
             raise InvalidRequest(Fault(at, detail))
-        found[key] = Coefficients(group=group, steps=steps, fresh=fresh, values=list(values))
-    return list(found.values())
+        found[run.key] = values
+    return found
+
+
+def _fault(
+    state: State, tensors: Tensors, norm: float, action: Clipping | None, compute: Compute
+) -> Fault | None:
+    """Return why gradients with this global norm cannot be used, if they cannot."""
+    squared = any(optimizer.squares_gradient for optimizer in state.groups.optimizers)
+    if math.isfinite(norm) and norm <= largest_usable(
+        state.master.storage, action, squared=squared
+    ):
+        return None
+    for name, gradient in tensors.items():
+        fault = _unusable(state, name, gradient, action, compute)
+        if fault is not None:
+            return fault
+    if math.isfinite(norm):
+        return None
+    return Fault("/grads", "the norm of the gradients exceeds the largest float64")
 
 
 def _unusable(
-    state: State, gradients: Gradients, norms: Mapping[str, float], action: Clipping | None
+    state: State, name: str, gradient: Tensor, action: Clipping | None, compute: Compute
 ) -> Fault | None:
-    """Return the first gradient element that cannot be used, if there is one."""
-    for name, gradient in gradients.items():
-        tensor = state.tensors[name]
-        squared = state.optimizer(tensor).squares_gradient
-        at = first_unusable(gradient, norms[name], action, squared=squared)
-        if at is not None:
-            where = [int(i) for i in np.unravel_index(at, tensor.shape)] if tensor.shape else []
-            value = float(gradient[at])
-            why = "overflows when squared" if math.isfinite(value) else "is not finite"
-            detail = f"element {where} is {value}, which {why}; nothing was stepped"
-            return Fault(pointer("grads", name, *where), detail)
-    return None
+    """Return the first element of a gradient that cannot be used, if there is one."""
+    tensor = state.tensors[name]
+    values = gradient.widened(state.master)
+    squared = state.optimizer(tensor).squares_gradient
+    at = first_unusable(values, tensor_norm(values, compute), action, squared=squared)
+    if at is None:
+        return None
+    where = [int(i) for i in np.unravel_index(at, tensor.shape)] if tensor.shape else []
+    value = float(values[at])
+    why = "overflows when squared" if math.isfinite(value) else "is not finite"
+    detail = f"element {where} is {value}, which {why}; nothing was stepped"
+    return Fault(pointer("grads", name, *where), detail)

@@ -80,12 +80,24 @@ class Tensor:
 
         It is a view of the bytes where they are that already.
         """
+        if self.dtype is master:
+            values: FloatArray = np.ndarray((self.size,), master.storage, self.data)
+            if values.flags.aligned and values.flags.writeable:
+                return values
+        values = np.empty(self.size, master.storage)
+        self.widen_into(values)
+        return values
+
+    def widen_into(self, values: FloatArray) -> None:
+        """Write the values into a flat array of a dtype that holds them exactly."""
         stored = self.stored()
         if self.dtype is DType.BF16:
-            stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
-            values: FloatArray = np.require(stored, master.storage, ["C", "A", "W"])
-        return values
+            bits = values if values.dtype == np.float32 else np.empty(self.size, np.float32)
+            np.left_shift(stored, 16, out=bits.view(np.uint32), dtype=np.uint32)
+            stored = bits
+        if stored is not values:
+            with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+                np.copyto(values, stored)
 
     @classmethod
     def of(cls, values: FloatArray, shape: tuple[int, ...], dtype: DType) -> Tensor:
