@@ -1,0 +1,51 @@
+"""Measuring several things in turn, so that whatever else the machine does hits all alike."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from statistics import median
+
+REST = 0.005
+"""Seconds before a turn: OpenMP's threads keep a core busy for some after their work."""
+
+
+def turn_about(
+    things: Mapping[str, Callable[[], object]], *, rounds: int, calls: int
+) -> dict[str, list[float]]:
+    """Return the seconds of a call of each thing, one number for each round.
+
+    Every thing has one turn in a round, in an order that is reversed from
+    round to round. In its turn it is called once to be warm, in caches and
+    threads, then `calls` times; the turn's number is the median of those.
+    """
+    measured: dict[str, list[float]] = {name: [] for name in things}
+    with _no_garbage_collection():
+        for number in range(rounds):
+            for name in list(things)[:: -1 if number % 2 else 1]:
+                time.sleep(REST)
+                measured[name].append(_turn(things[name], calls))
+    return measured
+
+
+def _turn(thing: Callable[[], object], calls: int) -> float:
+    thing()
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        thing()
+        seconds.append(time.perf_counter() - start)
+    return median(seconds)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep a collection from being counted as the work of whoever it interrupts."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
