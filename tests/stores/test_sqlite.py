@@ -29,6 +29,7 @@ from gradstep_server.sessions.errors import SequenceTaken, StoreUnavailable
 from gradstep_server.sessions.store import Header
 from gradstep_server.stores.memory import MemoryStore
 from gradstep_server.stores.sqlite.catalogue import Catalogue
+from gradstep_server.stores.sqlite.log import LogFile
 from gradstep_server.stores.sqlite.store import SqliteStore
 from gradstep_server.stores.urls import open_store
 
@@ -44,6 +45,12 @@ def session_file(store: SqliteStore, session: Header) -> Path:
 def count_open_files(directory: Path) -> int:
     """Count write-ahead logs: SQLite removes one when its last connection is closed."""
     return len(list(directory.glob("sessions/??/*-wal")))
+
+
+def open_links(key: str) -> list[Path]:
+    """Return the files of a session that this process has open, one for each descriptor."""
+    links = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [link for link in links if link.name.startswith(key)]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +228,33 @@ async def test_only_so_many_files_are_open_at_once(tmp_path: Path) -> None:
     assert 1 <= count_open_files(tmp_path) <= 4
     for session in sessions:
         assert await replayed(store, session.key) == expected_log(1, 5)
+    await store.close()
+
+
+async def test_a_file_that_is_being_closed_is_waited_for_and_not_opened_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path, open_files=1)
+    await store.open()
+    first, second = [await started(store, name, steps=1) for name in ("first", "second")]
+    closing, close = threading.Event(), LogFile.close
+    may_close = threading.Event()
+
+    def close_late(log: LogFile) -> None:
+        closing.set()
+        assert may_close.wait(10)
+        close(log)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LogFile, "close", close_late)
+        using = asyncio.ensure_future(store.head(first.key))  # so the second is one too many
+        assert await asyncio.to_thread(closing.wait, 10)
+        with store._sessions._logs.use(second.key) as log:
+            assert log.head() is not None
+            assert sum(link.name.endswith("-wal") for link in open_links(second.key)) == 1
+            may_close.set()
+        await using
+    assert count_open_files(tmp_path) == 1
     await store.close()
 
 

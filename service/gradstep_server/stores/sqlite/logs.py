@@ -41,6 +41,7 @@ class OpenLogs:
         self._writer = secrets.randbits(62)
         self._limit = limit
         self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._closing = 0
         self._lock = threading.Lock()
 
     def path(self, key: str) -> Path:
@@ -65,9 +66,7 @@ class OpenLogs:
         finally:
             with self._lock:
                 held.users -= 1
-                surplus = self._take_surplus()
-            for log in surplus:
-                log.close()
+            self._close_surplus()
 
     def remove(self, key: str) -> None:
         """Remove the file of this key, if there is one."""
@@ -111,8 +110,31 @@ class OpenLogs:
             incarnation=self._incarnation,
         )
 
-    def _take_surplus(self) -> list[LogFile]:
-        """Take idle files out, oldest first, until no more than the limit are held."""
-        excess = max(len(self._held) - self._limit, 0)
-        idle = [key for key, held in self._held.items() if held.users == 0][:excess]
-        return [self._held.pop(key).log for key in idle]
+    def _close_surplus(self) -> None:
+        """Close idle files, oldest first, until no more than the limit are open."""
+        while surplus := self._lend_surplus():
+            key, held = surplus
+            held.log.close()
+            with self._lock:
+                self._closing -= 1
+                held.users -= 1
+                gone = not held.users and not held.log.is_open
+                if gone and self._held.get(key) is held:
+                    del self._held[key]
+
+    def _lend_surplus(self) -> tuple[str, _Held] | None:
+        """Lend the oldest idle file to who closes it, if there are too many.
+
+        It is held until it is closed: who wants it meanwhile waits and opens it again.
+        With a second connection to the same file, the two that close at the same time
+        would each leave the write-ahead file to the other.
+        """
+        with self._lock:
+            if len(self._held) - self._closing <= self._limit:
+                return None
+            for key, held in self._held.items():
+                if not held.users:
+                    held.users += 1
+                    self._closing += 1
+                    return key, held
+            return None
