@@ -1,4 +1,4 @@
-"""When an append fails, memory is rebuilt from the log before the session answers again."""
+"""When an append fails, memory is held against the log before the session answers again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import asyncio
 import pytest
 from session_runs import ADAM, PARAMS, REF, BreakingStore, created, held, opened, step
 
+from gradstep_server.optimizers import Compute
+from gradstep_server.sessions import transitions
 from gradstep_server.sessions.config import ConfigPatch
 from gradstep_server.sessions.errors import StoreUnavailable
+from gradstep_server.sessions.state import State
+from gradstep_server.sessions.store import Entry
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +54,26 @@ async def test_parameters_whose_append_failed_are_set_once(breaks: str, replayed
         await sessions.set_params(REF, PARAMS, generation=None)
     view = await sessions.set_params(REF, PARAMS, generation=None)
     assert (view.replayed, view.seq) == (replayed, 1)
+
+
+@pytest.mark.parametrize(("breaks", "behind"), [("before", []), ("after", [3])])
+async def test_after_a_failed_append_only_what_the_log_gained_is_replayed(
+    breaks: str, behind: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, replayed = BreakingStore(), []
+    sessions = await created(store, steps=2)
+    advance = transitions.replay
+
+    def replay(state: State, entry: Entry, body: memoryview, compute: Compute) -> None:
+        replayed.append(entry.step)
+        advance(state, entry, body, compute)
+
+    monkeypatch.setattr("gradstep_server.sessions.timeline.replay", replay)
+    store.breaks = breaks
+    with pytest.raises(StoreUnavailable):
+        await step(sessions, 3)
+    assert (await step(sessions, 3)).receipt.replayed is bool(behind)
+    assert replayed == behind
 
 
 async def test_a_step_that_is_cancelled_after_its_commit_is_replayed() -> None:

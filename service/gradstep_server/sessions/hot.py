@@ -1,7 +1,9 @@
 """Sessions in memory: one lock and one state each, under a budget of bytes.
 
 A hot session is a cache of its log, nothing more: it may be dropped at any
-time when no one uses it, and it is dropped whenever it might be wrong.
+time when no one uses it, and it is dropped whenever it might be wrong. Where only
+the log may have gone on, the seal of its last entry tells whether it has: an entry
+is appended where the one before it is known by its seal, so one last seal is of one log.
 """
 
 from __future__ import annotations
@@ -50,6 +52,9 @@ class Hot:
     header: Header | None = None
     state: State | None = None
     """None until loaded, and again when it might be wrong."""
+
+    doubted: bool = False
+    """Whether the log may have gone on without the state: an append to it has failed."""
 
     durable_step: int = 0
     """The last step that is known to be synced."""
@@ -134,7 +139,7 @@ class HotSessions:
         """Bring a locked session to the end of its log."""
         if hot.state is None:
             await self._load(hot)
-        elif self._store.shared:
+        elif self._store.shared or hot.doubted:
             await self._look(hot)
 
     async def go_back(self, hot: Hot, seq: int) -> Basis:
@@ -150,11 +155,12 @@ class HotSessions:
         return rebuilt.basis
 
     async def _look(self, hot: Hot) -> None:
-        """Replay what other processes have appended, or notice a deletion."""
+        """Replay what has been appended meanwhile, or notice a deletion."""
         header = await self._header(hot)
         head = await self._head(hot, header)
         if head.suspect or not await self._followed(hot, header, head):
             await self._load(hot)
+        hot.doubted = False
 
     async def _followed(self, hot: Hot, header: Header, head: Head) -> bool:
         """Bring the state at hand to the log's end; return whether that was possible."""
@@ -235,7 +241,7 @@ class HotSessions:
             hot.growth = Growth(self._clock())
         rebuilt = await self._timeline.rebuild(header, seq, start, partial(self.reserve, hot))
         hot.growth.log_bytes += rebuilt.replayed
-        hot.header, hot.state = header, rebuilt.state
+        hot.header, hot.state, hot.doubted = header, rebuilt.state, False
         return rebuilt.state
 
     def fill(self, hot: Hot, header: Header, state: State) -> None:

@@ -94,13 +94,17 @@ class Journal:
             synced = await self._store.append(
                 header.key, entry, body(tensors), after=after, synced=not relaxed, basis=basis
             )
-            await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
         except SequenceTaken:
             if not self._store.shared:  # then no one else writes, and memory was wrong
                 self._hot.drop(hot)
             await self._hot.catch_up(hot)
             return False
-        except BaseException:  # whatever happened, memory may not be what the log says
+        except BaseException:  # whatever happened, it may be in the log
+            hot.doubted = True
+            raise
+        try:
+            await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
+        except BaseException:  # it may be applied in part
             self._hot.drop(hot)
             raise
         if synced:
