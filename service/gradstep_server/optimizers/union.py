@@ -6,6 +6,7 @@ from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
 from gradstep_server.optimizers.adam import Adam, AdamW
+from gradstep_server.optimizers.adamax import Adamax
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.rmsprop import RMSprop
 from gradstep_server.optimizers.sgd import SGD
@@ -15,6 +16,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     Adam,
     AdamW,
     RMSprop,
+    Adamax,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
