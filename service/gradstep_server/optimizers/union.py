@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
+from gradstep_server.optimizers.adagrad import Adagrad
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.adamax import Adamax
 from gradstep_server.optimizers.base import Optimizer
@@ -17,6 +18,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     AdamW,
     RMSprop,
     Adamax,
+    Adagrad,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
