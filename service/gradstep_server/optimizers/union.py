@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
+from gradstep_server.optimizers.adadelta import Adadelta
 from gradstep_server.optimizers.adagrad import Adagrad
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.adamax import Adamax
@@ -19,6 +20,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     RMSprop,
     Adamax,
     Adagrad,
+    Adadelta,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
