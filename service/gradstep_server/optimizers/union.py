@@ -11,6 +11,7 @@ from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.adamax import Adamax
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.rmsprop import RMSprop
+from gradstep_server.optimizers.rprop import Rprop
 from gradstep_server.optimizers.sgd import SGD
 
 _KINDS: tuple[type[Optimizer], ...] = (
@@ -21,6 +22,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     Adamax,
     Adagrad,
     Adadelta,
+    Rprop,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
