@@ -10,6 +10,7 @@ from gradstep_server.optimizers.adagrad import Adagrad
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.adamax import Adamax
 from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.radam import RAdam
 from gradstep_server.optimizers.rmsprop import RMSprop
 from gradstep_server.optimizers.rprop import Rprop
 from gradstep_server.optimizers.sgd import SGD
@@ -23,6 +24,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     Adagrad,
     Adadelta,
     Rprop,
+    RAdam,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
