@@ -10,6 +10,7 @@ from gradstep_server.optimizers.adagrad import Adagrad
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.adamax import Adamax
 from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.lion import Lion
 from gradstep_server.optimizers.radam import RAdam
 from gradstep_server.optimizers.rmsprop import RMSprop
 from gradstep_server.optimizers.rprop import Rprop
@@ -25,6 +26,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     Adadelta,
     Rprop,
     RAdam,
+    Lion,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
