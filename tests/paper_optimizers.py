@@ -49,5 +49,40 @@ class Lion(_Paper):
         m.copy_(beta2 * m + (1 - beta2) * grad)
 
 
-PAPERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {"Lion": Lion}
+class SignSGD(_Paper):
+    """Bernstein et al., 2018, algorithm 1, and with momentum algorithm 2, Signum."""
+
+    def __init__(
+        self,
+        params: list[torch.Tensor],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults)
+
+    def update(
+        self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, Any], group: dict[str, Any]
+    ) -> None:
+        decay, beta = group["weight_decay"], group["momentum"]
+        if group["decoupled_weight_decay"]:
+            p.sub_(group["lr"] * decay * p)
+        else:
+            grad = grad + decay * p
+        if beta:
+            m = state.setdefault("momentum_buffer", torch.zeros_like(p))
+            grad = m.copy_(beta * m + (1 - beta) * grad)
+        p.sub_(group["lr"] * grad.sign())
+
+
+PAPERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {"Lion": Lion, "SignSGD": SignSGD}
 """The optimizer of each such kind."""

@@ -15,6 +15,7 @@ from gradstep_server.optimizers.radam import RAdam
 from gradstep_server.optimizers.rmsprop import RMSprop
 from gradstep_server.optimizers.rprop import Rprop
 from gradstep_server.optimizers.sgd import SGD
+from gradstep_server.optimizers.signsgd import SignSGD
 
 _KINDS: tuple[type[Optimizer], ...] = (
     SGD,
@@ -27,6 +28,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     Rprop,
     RAdam,
     Lion,
+    SignSGD,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
