@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 
 from gradstep_server.kinds import Fraction, NonNegative, Reject
-from gradstep_server.optimizers.adam import between
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
 from gradstep_server.optimizers.decay import decays
@@ -88,6 +87,6 @@ def lion_step(
     for i in range(p.size):
         d = clip(g[i], scale, bound)
         m = exp_avg[i]
-        c = between(m, d, beta1, one_minus_beta1)
-        exp_avg[i] = between(m, d, beta2, one_minus_beta2)
+        c = beta1 * m + one_minus_beta1 * d
+        exp_avg[i] = beta2 * m + one_minus_beta2 * d
         p[i] = shrink * p[i] - lr * np.sign(c)

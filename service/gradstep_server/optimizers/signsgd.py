@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 
 from gradstep_server.kinds import Flag, Fraction, NonNegative, Reject
-from gradstep_server.optimizers.adam import between
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
 from gradstep_server.optimizers.decay import decays
@@ -102,6 +101,6 @@ def signum_step(
     """θ ← (1 − ηλ)θ − η sign(m), where m ← βm + (1 − β)g."""
     for i in range(p.size):
         d = clip(g[i], scale, bound) + l2 * p[i]
-        m = between(momentum_buffer[i], d, momentum, one_minus_momentum)
+        m = momentum * momentum_buffer[i] + one_minus_momentum * d
         momentum_buffer[i] = m
         p[i] = shrink * p[i] - lr * np.sign(m)
