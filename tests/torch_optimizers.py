@@ -62,6 +62,26 @@ def grid(kind: str) -> list[dict[str, Any]]:
     return list(distinct.values())
 
 
+def varied(kind: str, rng: random.Random) -> dict[str, Any]:
+    """Return a point of a kind's grid with its numbers moved about."""
+    params = dict(rng.choice(grid(kind)))
+    for name, value in params.items():
+        if name != "type" and not isinstance(value, bool):
+            near = [
+                _near(number, rng) for number in (value if isinstance(value, list) else [value])
+            ]
+            moved = {name: near if isinstance(value, list) else near[0]}
+            if _valid(params | moved):
+                params |= moved
+    return params
+
+
+def _near(number: float, rng: random.Random) -> float:
+    """Return a number nearby; one that is close to 1 is moved by what it lacks of it."""
+    factor = 10 ** rng.uniform(-0.5, 0.5)
+    return 1 - (1 - number) * factor if 0.5 < number < 1 else number * factor
+
+
 def _valid(params: Mapping[str, Any]) -> bool:
     try:
         OPTIMIZERS[params["type"]].model_validate(params)
@@ -106,6 +126,10 @@ class TorchRun:
         self.optimizer = build(params, list(self.tensors.values()))
         self._rate = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, GAMMA)
 
+    def at(self, lr: float) -> None:
+        """Set the rate of the next step."""
+        self.optimizer.param_groups[0]["lr"] = lr
+
     def step(self, gradients: Gradients) -> None:
         """Step the tensors that have a gradient."""
         present = []
@@ -113,7 +137,8 @@ class TorchRun:
             gradient = gradients.get(name)
             tensor.grad = None if gradient is None else torch.tensor(gradient)
             present += [tensor] if gradient is not None else []
-        clip_gradients(present, self.clip)
+        if self.clip:
+            clip_gradients(present, self.clip)
         self.optimizer.step()
         self._rate.step()
 

@@ -17,6 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from conformance_table import Row, Table, reference_of
 from session_states import COMPUTE, Array, config, packed, packed_all, started, take, values
 from torch_optimizers import (
     GAMMA,
@@ -28,6 +29,7 @@ from torch_optimizers import (
     draw_gradients,
     examples,
     grid,
+    varied,
 )
 
 from gradstep_server.optimizers import OPTIMIZERS
@@ -37,6 +39,8 @@ from gradstep_server.sessions.tensors import DType, Tensor
 FOLDER = Path(__file__).parents[1] / "golden" / "optimizers"
 POINTS = 20
 STEPS = 100
+MANY_POINTS = 50
+MANY_STEPS = 1_000
 TOLERANCE = {DType.F64: 1e-12, DType.F32: 1e-6, DType.F16: 1e-6, DType.BF16: 1e-6}
 CLIPS: tuple[Any, ...] = (
     None,
@@ -230,3 +234,62 @@ def test_a_small_gradient_after_a_large_one_steps_as_in_torch(
         before = run.values("w").copy()
         run.step({"w": gradient})
         assert error(values(state, "w"), run.values("w"), before) <= TOLERANCE[dtype]
+
+
+def worst_step(params: Mapping[str, Any], run: Any, arrays: list[Array], seed: int) -> float:
+    """Step a loop beside a reference, which it starts level with each time.
+
+    Args:
+        params: the hyperparameters of both.
+        run: the reference: a `TorchRun` of a tensor `p`, or what is like it.
+        arrays: the parameter, room for the gradient, and the slots.
+        seed: of gradients and rates.
+
+    Returns:
+        the worst error of a step.
+    """
+    rng = np.random.default_rng(seed)
+    optimizer = OPTIMIZERS[params["type"]].model_validate(params)
+    sign = -1.0 if optimizer.maximize else 1.0
+    worst = 0.0
+    for step in range(1, MANY_STEPS + 1):
+        lr = optimizer.lr * 10 ** rng.uniform(-1, 0)
+        spread = 10 ** rng.uniform(-2, 1, arrays[0].size)
+        np.copyto(arrays[1], rng.standard_normal(arrays[0].size) * spread, casting="same_kind")
+        before = arrays[0].copy()
+        run.at(lr)
+        run.step({"p": arrays[1].copy()})
+        coefficients = optimizer.coefficients(lr, step, fresh=step == 1)
+        COMPUTE.step(optimizer.rule(), arrays, (sign, math.inf, *coefficients))
+        worst = max(worst, error(arrays[0], run.values("p"), before))
+        np.copyto(arrays[0], run.values("p"))
+        kept = run.slots("p")
+        for array, slot in zip(arrays[2:], optimizer.slots(), strict=True):
+            np.copyto(array, kept[slot])
+    return worst
+
+
+@pytest.mark.conformance
+@KINDS
+def test_a_thousand_steps_with_many_hyperparameters_are_those_of_the_reference(
+    kind: str, conformance: Table
+) -> None:
+    if OPTIMIZERS[kind].reference:
+        from optax_optimizers import OptaxRun  # noqa: PLC0415 - installed for `make conformance` only
+    worst = {}
+    for dtype in (DType.F64, DType.F32):
+        rng = random.Random(kind)
+        errors = []
+        for seed in range(MANY_POINTS):
+            params = varied(kind, rng)
+            slots = OPTIMIZERS[kind].model_validate(params).slots()
+            arrays = [np.linspace(-3, 3, 40, dtype=dtype.storage)]
+            arrays += [np.zeros(40, dtype.storage) for _ in range(1 + len(slots))]
+            known = not OPTIMIZERS[kind].reference
+            run = TorchRun(params, {"p": arrays[0]}) if known else OptaxRun(params, arrays[0])
+            errors.append(worst_step(params, run, arrays, seed))
+        worst[dtype] = max(errors) / TOLERANCE[dtype]
+    reference = reference_of(OPTIMIZERS[kind], "its paper")
+    shares = (worst[DType.F64], worst[DType.F32])
+    conformance.optimizers.append(Row(kind, reference, MANY_POINTS, MANY_STEPS, shares))
+    assert max(shares) <= 1
