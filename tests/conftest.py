@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conformance_table import Table
 from postgres_server import PostgresServer
 from server_process import Server, server
+
+
+@pytest.fixture(scope="session")
+def conformance() -> Iterator[Table]:
+    """What is found of every kind; printed, and written where CONFORMANCE_PAGE says."""
+    table = Table()
+    yield table
+    print("\n" + table.page())
+    if page := os.environ.get("CONFORMANCE_PAGE"):
+        Path(page).write_text(table.page())
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
+import json
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from paper_optimizers import PAPERS
+from pydantic import ValidationError
 from session_states import Array
 
 from gradstep_server.optimizers import OPTIMIZERS
@@ -28,36 +32,74 @@ Gradients = Mapping[str, Array | None]
 """By name; None for a tensor that has no gradient in this step."""
 
 
+def known(params: Mapping[str, Any]) -> bool:
+    """Whether torch has these hyperparameters: of SGD's styles of momentum it has one only."""
+    return "momentum_style" not in params
+
+
+def examples(kind: str) -> list[dict[str, Any]]:
+    """Return a kind's examples that torch knows, ``type`` included."""
+    return [{"type": kind, **example} for example in OPTIMIZERS[kind].examples if known(example)]
+
+
 def grid(kind: str) -> list[dict[str, Any]]:
-    """Return combinations of a kind's hyperparameters, ``type`` included."""
-    flag = (False, True)
-    axes: dict[str, tuple[Any, ...]]
-    if kind == "SGD":
-        buffers = ((0.0, 0.0, False), (0.0, 0.5, False), (0.9, 0.0, False), (0.9, 0.5, False))
-        pairs = itertools.product((*buffers, (0.9, 0.0, True)), (0.0, 0.1), flag)
-        names = ("momentum", "dampening", "nesterov")
-        return [
-            {"type": kind, "lr": 0.05, **dict(zip(names, buffer, strict=True))}
-            | {"weight_decay": decay, "maximize": maximize}
-            for buffer, decay, maximize in pairs
-        ]
-    axes = {"weight_decay": (0.0, 0.1), "amsgrad": flag, "maximize": flag}
-    if kind == "Adam":
-        axes["decoupled_weight_decay"] = flag
-    moments = (([0.9, 0.999], 1e-8), ([0, 0.5], 1e-3))
-    return [
-        {"type": kind, "lr": 0.01, "betas": betas, "eps": eps} | dict(zip(axes, point, strict=True))
-        for (betas, eps), point in itertools.product(moments, itertools.product(*axes.values()))
+    """Return a kind's examples with every flag both ways, and decay and momentum off and on."""
+    fields = OPTIMIZERS[kind].model_fields
+    axes: dict[str, tuple[Any, ...]] = {
+        name: (False, True) for name, field in fields.items() if field.annotation is bool
+    }
+    axes |= {
+        name: values
+        for name, values in (("weight_decay", (0.0, 0.1)), ("momentum", (0.0, 0.9)))
+        if name in fields
+    }
+    points = [
+        example | dict(zip(axes, point, strict=True))
+        for example in examples(kind)
+        for point in itertools.product(*axes.values())
     ]
+    distinct = {json.dumps(point, sort_keys=True): point for point in points if _valid(point)}
+    return list(distinct.values())
+
+
+def varied(kind: str, rng: random.Random) -> dict[str, Any]:
+    """Return a point of a kind's grid with its numbers moved about."""
+    params = dict(rng.choice(grid(kind)))
+    for name, value in params.items():
+        if name != "type" and not isinstance(value, bool):
+            near = [
+                _near(number, rng) for number in (value if isinstance(value, list) else [value])
+            ]
+            moved = {name: near if isinstance(value, list) else near[0]}
+            if _valid(params | moved):
+                params |= moved
+    return params
+
+
+def _near(number: float, rng: random.Random) -> float:
+    """Return a number nearby; one that is close to 1 is moved by what it lacks of it."""
+    factor = 10 ** rng.uniform(-0.5, 0.5)
+    return 1 - (1 - number) * factor if 0.5 < number < 1 else number * factor
+
+
+def _valid(params: Mapping[str, Any]) -> bool:
+    try:
+        OPTIMIZERS[params["type"]].model_validate(params)
+    except ValidationError:
+        return False
+    return True
 
 
 def build(params: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
     """Return torch's optimizer of these hyperparameters, in its plainest loop."""
+    name = OPTIMIZERS[params["type"]].torch_name.removeprefix("torch.optim.")
+    construct = getattr(torch.optim, name) if name else PAPERS[params["type"]]
     arguments = {key: value for key, value in params.items() if key != "type"}
     if "betas" in arguments:  # torch refuses JSON's integers
         arguments["betas"] = tuple(float(beta) for beta in arguments["betas"])
-    name = OPTIMIZERS[params["type"]].torch_name.removeprefix("torch.optim.")
-    made = getattr(torch.optim, name)(tensors, foreach=False, fused=False, **arguments)
+    known_flags = inspect.signature(construct).parameters
+    arguments |= {flag: False for flag in ("foreach", "fused") if flag in known_flags}
+    made = construct(tensors, **arguments)
     assert isinstance(made, torch.optim.Optimizer)
     return made
 
@@ -84,6 +126,10 @@ class TorchRun:
         self.optimizer = build(params, list(self.tensors.values()))
         self._rate = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, GAMMA)
 
+    def at(self, lr: float) -> None:
+        """Set the rate of the next step."""
+        self.optimizer.param_groups[0]["lr"] = lr
+
     def step(self, gradients: Gradients) -> None:
         """Step the tensors that have a gradient."""
         present = []
@@ -91,7 +137,8 @@ class TorchRun:
             gradient = gradients.get(name)
             tensor.grad = None if gradient is None else torch.tensor(gradient)
             present += [tensor] if gradient is not None else []
-        clip_gradients(present, self.clip)
+        if self.clip:
+            clip_gradients(present, self.clip)
         self.optimizer.step()
         self._rate.step()
 
@@ -100,12 +147,13 @@ class TorchRun:
         return array
 
     def slots(self, name: str) -> dict[str, Array]:
-        """Return the state that torch keeps for a tensor, the counter left out."""
+        """Return the state that torch keeps for a stepped tensor, the counter left out."""
         kept = self.optimizer.state[self.tensors[name]]
+        stepped = kept.get("step", 1)  # Adagrad makes state before
         return {
             slot: value.numpy()
             for slot, value in kept.items()
-            if slot != "step" and value is not None
+            if slot != "step" and value is not None and stepped
         }
 
 
@@ -134,12 +182,7 @@ def draw_gradients(
 
 def cases(kind: str) -> list[dict[str, Any]]:
     """Return what a kind's golden file records: gradients in, parameters out."""
-    chosen = [
-        {"type": kind, **example}
-        for example in OPTIMIZERS[kind].examples
-        if "momentum_style" not in example  # torch has one style only
-    ]
-    chosen += random.Random(kind).sample(grid(kind), 4)
+    chosen = examples(kind) + random.Random(kind).sample(grid(kind), 4)
     return [
         _case(params, dtype, seed)
         for seed, params in enumerate(chosen)

@@ -15,6 +15,7 @@ from session_runs import PARAMS, REF, held, live, opened
 from session_states import COMPUTE, captured, config, frozen, packed_all, restored
 
 from gradstep_server.errors import GradstepError
+from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions.config import ConfigPatch, SessionConfig
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.sessions.headers import config_of
@@ -28,16 +29,12 @@ from gradstep_server.stores.memory import MemoryStore
 
 Log = list[tuple[Entry, bytes]]
 
-OPTIMIZERS: list[dict[str, Any]] = [
-    {"type": "SGD", "lr": 0.1},
-    {"type": "SGD", "lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
-    {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "momentum_style": "classical"},
-    {"type": "Adam", "lr": 0.1, "amsgrad": True, "maximize": True},
-    {"type": "AdamW", "lr": 0.1, "betas": [0, 0.5]},
+EXAMPLES = [
+    {"type": name, **example} for name, kind in OPTIMIZERS.items() for example in kind.examples
 ]
 CONFIGS = st.builds(
     config,
-    st.sampled_from(OPTIMIZERS),
+    st.sampled_from(EXAMPLES),
     st.sampled_from(DType),
     scheduler=st.sampled_from([None, {"type": "StepLR", "step_size": 2, "gamma": 0.3}]),
     schedule_on=st.sampled_from(["step", "epoch"]),
@@ -105,7 +102,7 @@ def through_a_snapshot(state: State) -> State:
     return restored(*captured(state))
 
 
-@settings(derandomize=True, deadline=None, max_examples=120)
+@settings(derandomize=True, deadline=None, max_examples=400)
 @given(settings_=CONFIGS, program=PROGRAMS, cut=st.integers(1, 13))
 def test_a_replayed_log_is_the_session_that_lived(
     settings_: SessionConfig, program: list[tuple[str, Any]], cut: int

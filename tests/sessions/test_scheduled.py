@@ -18,7 +18,9 @@ from session_states import (
     take,
     values,
 )
+from torch_optimizers import build, examples
 
+from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions.commands import altered
 from gradstep_server.sessions.config import ConfigPatch
 from gradstep_server.sessions.errors import InvalidConfig
@@ -31,12 +33,12 @@ ONE_CYCLE = {"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 30}
 CYCLIC = {"type": "CyclicLR", "base_lr": 0.01, "max_lr": 0.1, "step_size_up": 4}
 COSINE = {"type": "CosineAnnealingLR", "T_max": 20, "eta_min": 0.01}
 SGD = {"type": "SGD", "lr": 0.1}
-OPTIMIZERS: list[dict[str, Any]] = [
-    SGD,
-    {**SGD, "momentum": 0.5, "nesterov": True, "weight_decay": 0.1},
-    {"type": "Adam", "lr": 0.1, "betas": [0.5, 0.99]},
-    {"type": "AdamW", "lr": 0.1, "amsgrad": True},
-]
+EXAMPLES = [example for kind in OPTIMIZERS for example in examples(kind)]
+
+
+def with_a(hyperparameter: str) -> list[dict[str, Any]]:
+    """Return examples of the optimizers that have it."""
+    return [params for params in EXAMPLES if OPTIMIZERS[params["type"]].has(hyperparameter)]
 
 
 def gradient(n: int) -> Array:
@@ -53,17 +55,16 @@ def stepped(state: State, n: int) -> Array:
 
 
 def in_torch(optimizer: dict[str, Any]) -> tuple[torch.Tensor, torch.optim.Optimizer]:
-    arguments = {key: value for key, value in optimizer.items() if key != "type"}
-    weight = torch.tensor(START, requires_grad=True)
-    return weight, getattr(torch.optim, optimizer["type"])([weight], **arguments)
+    weight = torch.tensor(START)
+    return weight, build(optimizer, [weight])
 
 
 def close(got: Array, weight: torch.Tensor) -> bool:
-    expected = weight.detach().numpy()
+    expected = weight.numpy()
     return bool(np.abs(got - expected).max() <= 1e-12 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", with_a("momentum"), ids=str)
 @pytest.mark.parametrize("schedule", [ONE_CYCLE, CYCLIC])
 def test_a_session_cycles_the_momentum_as_torch_does(
     optimizer: dict[str, Any], schedule: dict[str, Any]
@@ -83,7 +84,7 @@ def test_a_session_cycles_the_momentum_as_torch_does(
         assert close(values(state, "w"), weight)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS[1:])
+@pytest.mark.parametrize("optimizer", with_a("weight_decay"), ids=str)
 def test_a_session_moves_the_weight_decay_of_every_group(optimizer: dict[str, Any]) -> None:
     optimizer = {**optimizer, "weight_decay": 0.2}
     groups = [{"match": ["b"], "weight_decay": 0.05, "lr": 0.01}]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import pytest
 from session_states import captured, config, frozen, packed, packed_all, restored, started, take
 
+from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
 from gradstep_server.sessions.state import State
@@ -22,6 +24,11 @@ SETTINGS = [
     config(ADAM | {"amsgrad": True}, DType.BF16),
     config(SGD, DType.F32, scheduler={"type": "StepLR", "step_size": 2}),
     config({"type": "SGD"}, param_groups=[{"match": ["b"], "momentum": 0.5}]),
+    *(
+        config({"type": name, **example}, dtype)
+        for name, kind in OPTIMIZERS.items()
+        for example, dtype in zip(kind.examples, cycle(DType), strict=False)
+    ),
 ]
 
 

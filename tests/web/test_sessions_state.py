@@ -27,6 +27,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "AdamW": {"optimizer": ADAMW, "scheduler": {"type": "CosineAnnealingLR", "T_max": 7}},
     "AMSGrad": {"optimizer": {"type": "Adam", "lr": 0.01, "amsgrad": True}, "dtype": "BF16"},
     "momentum": {"optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9}, "dtype": "F64"},
+    "RMSprop": {"optimizer": {"type": "RMSprop", "lr": 0.01, "centered": True, "momentum": 0.5}},
+    "Rprop": {"optimizer": {"type": "Rprop", "lr": 0.1}, "dtype": "F64"},
+    "Adagrad": {"optimizer": {"type": "Adagrad", "initial_accumulator_value": 0.5}},
     "plain": {
         "optimizer": {"type": "SGD", "lr": 0.1},
         "schedule_on": "epoch",

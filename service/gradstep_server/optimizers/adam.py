@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from gradstep_server.kinds import Flag, Fraction, NonNegative, Reject
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
+from gradstep_server.optimizers.decay import decays
 
 _REJECTS = (
     Reject({"lr": -0.1}, "lr"),
@@ -96,9 +97,7 @@ class Adam(AdamFamily):
 
     def decays(self, lr: float) -> tuple[float, float]:
         """Return λ inside the gradient, or 1 − ηλ on the parameter."""
-        if self.decoupled_weight_decay:
-            return 0.0, 1 - lr * self.weight_decay
-        return self.weight_decay, 1.0
+        return decays(self.weight_decay, lr, decoupled=self.decoupled_weight_decay)
 
 
 class AdamW(AdamFamily):
@@ -131,7 +130,7 @@ class AdamW(AdamFamily):
 
     def decays(self, lr: float) -> tuple[float, float]:
         """Return 1 − ηλ on the parameter."""
-        return 0.0, 1 - lr * self.weight_decay
+        return decays(self.weight_decay, lr, decoupled=True)
 
 
 @compiled

@@ -25,7 +25,10 @@ STEPS = 100
 
 _TORCH = "https://docs.pytorch.org/docs/stable/generated/{}.html"
 _SWA = "https://docs.pytorch.org/docs/stable/optim.html#stochastic-weight-averaging"
-_TRANSFORMERS = "https://huggingface.co/docs/transformers/main_classes/optimizer_schedules#{}"
+_REFERENCES = {
+    "transformers": "https://huggingface.co/docs/transformers/main_classes/optimizer_schedules#{}",
+    "optax": "https://optax.readthedocs.io/en/latest/api/optimizers.html#{}",
+}
 
 
 def pages() -> dict[str, bytes]:
@@ -92,7 +95,8 @@ def _source(entry: KindEntry) -> str:
         address = _SWA if "swa_utils" in entry.torch_name else _TORCH.format(entry.torch_name)
         return f"Those of torch's [`{entry.torch_name}`]({address})."
     if entry.reference:
-        address = _TRANSFORMERS.format(entry.reference)
+        library, _, _ = entry.reference.partition(".")
+        address = _REFERENCES[library].format(entry.reference)
         return f"Those of [`{entry.reference}`]({address})."
     return "Those of the formula: no library has it."
 
