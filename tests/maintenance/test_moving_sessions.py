@@ -29,7 +29,8 @@ def test_an_exported_session_is_the_state_and_comes_back(
     chosen = () if step is None else ("--step", str(step))
     expected = state(any_store, "a", step)
     [line] = lines(command("export", "a", str(file), *chosen, "--store", any_store))
-    assert line == f"{file}: a at step {step or 6}, 6 tensors, {file.stat().st_size} B"
+    size = f"{file.stat().st_size / 1024:.1f} KiB"
+    assert line == f"{file}: a at step {step or 6}, 6 tensors, {size}"
     arrays, metadata = read_file(file.read_bytes())
     assert {name: array.tobytes() for name, array in arrays.items()} == {
         name: data for name, (_, _, data) in expected[0].items()
@@ -38,7 +39,7 @@ def test_an_exported_session_is_the_state_and_comes_back(
     assert json.loads(metadata["config"])["name"] == "of a test"
 
     [line] = lines(command("import", str(file), "z", "--store", any_store))
-    assert line == f"z: imported at step {step or 6}, 6 tensors, {file.stat().st_size} B"
+    assert line == f"z: imported at step {step or 6}, 6 tensors, {size}"
     assert state(any_store, "z") == expected
     [line] = lines(command("import", str(file), "z", "--store", any_store))
     assert line.startswith("z: imported before at step ")

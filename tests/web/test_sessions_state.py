@@ -131,6 +131,23 @@ def test_a_state_names_everything(service: Service) -> None:
     assert json.loads(metadata["config"])["optimizer"]["amsgrad"] is True
 
 
+def test_a_state_says_what_the_next_step_will_use(service: Service) -> None:
+    path = service.session(
+        "a",
+        optimizer={**ADAMW, "lr": 0.1, "weight_decay": 0.5},
+        scheduler={"type": "OneCycleLR", "max_lr": 1, "total_steps": 60},
+        weight_decay_scheduler={"type": "StepLR", "step_size": 1, "gamma": 0.5},
+        params={"w": [1.0]},
+    )
+    for n in (1, 2):
+        service.put(f"{path}/steps/{n}", json={"grads": {"w": [1]}})
+    metadata = read_file(service.get(f"{path}/state").content)[1]
+    session = service.get(path).json()
+    for key in ("lr", "momentum", "weight_decay"):
+        assert json.loads(metadata[key]) == session[key]
+    assert json.loads(metadata["weight_decay"]) == [0.125]
+
+
 def test_a_state_is_loaded_once(service: Service) -> None:
     original = service.session("original", params={"w": [1.0]})
     state = service.get(f"{original}/state").content

@@ -91,7 +91,11 @@ def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
 
 
 def exported(state: State) -> tuple[Tensors, dict[str, str]]:
-    """Return a session's whole state as tensors, copied, and metadata."""
+    """Return a session's whole state as tensors, copied, and metadata.
+
+    What the next step will use (`lr`, `momentum`, `weight_decay`) stands there for
+    readers that cannot compute a schedule; it follows from the rest and is not read back.
+    """
     facts, views = state.dump()
     tensors = {
         key: Tensor(tensor.dtype, tensor.shape, memoryview(bytearray(tensor.data)))
@@ -99,7 +103,12 @@ def exported(state: State) -> tuple[Tensors, dict[str, str]]:
     }
     metadata = {"format": _FORMAT, "version": _VERSION}
     told = {key: facts[key] for key in ("step", "epoch", "origin", "counters", "config")}
-    for key, value in {**told, **_seldom(state)}.items():
+    next_step = {
+        "lr": state.rates(state.clock()),
+        "momentum": state.momentum(),
+        "weight_decay": state.weight_decays(),
+    }
+    for key, value in {**told, **next_step, **_seldom(state)}.items():
         metadata[key] = orjson.dumps(value).decode()
     return tensors, metadata
 
