@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gradstep_server import session_files
 from gradstep_server.ending import CannotRun
+from gradstep_server.keys import TENANT
 from gradstep_server.opening import opened
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import safetensors, verification
@@ -27,7 +28,6 @@ from gradstep_server.stores.memory import MemoryStore
 from gradstep_server.stores.sqlite import backup
 from gradstep_server.stores.sqlite.directory import CATALOGUE
 from gradstep_server.stores.urls import directory_of
-from gradstep_server.web.access import TENANT
 from gradstep_server.web.session_models import ID_PATTERN
 
 Told = Callable[[str, float], None]

@@ -17,7 +17,7 @@ from command_line import (
 )
 from session_app import read_file, running
 
-from gradstep_server.web.access import TENANT
+from gradstep_server.keys import TENANT
 
 
 @pytest.mark.parametrize("step", [None, 2])
