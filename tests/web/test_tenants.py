@@ -23,7 +23,7 @@ class ListeningStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[str] = []
-        self.tenants: list[str] = []
+        self.loaded_for: list[str] = []
 
     def __getattribute__(self, name: str) -> Any:
         if name in QUESTIONS and name not in {"url", "durability", "shared"}:
@@ -31,7 +31,7 @@ class ListeningStore(MemoryStore):
         return super().__getattribute__(name)
 
     async def load(self, tenant: str, session_id: str) -> Any:
-        self.tenants.append(tenant)
+        self.loaded_for.append(tenant)
         return await super().load(tenant, session_id)
 
 
@@ -59,10 +59,10 @@ def test_the_store_is_asked_the_same_for_a_session_of_another_as_for_none(
     asked = []
     for name in (ours, f"t{next(NUMBERS)}"):
         store.asked.clear()
-        store.tenants.clear()
+        store.loaded_for.clear()
         send(service, operation, name, who.other)
         asked.append(tuple(store.asked))
-        assert OURS not in store.tenants
+        assert OURS not in store.loaded_for
     assert asked[0] == asked[1] != ()
 
 

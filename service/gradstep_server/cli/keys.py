@@ -20,13 +20,14 @@ keys = typer.Typer(
 )
 
 
-def _named(value: str) -> str:
-    if not re.fullmatch(NAME, value):
+def named(value: str | None) -> str | None:
+    """Refuse what can be no name of a key or a tenant."""
+    if value is not None and not re.fullmatch(NAME, value):
         raise typer.BadParameter("up to 64 letters, digits and _.- after the first")
     return value
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", callback=_named, help="The key's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", callback=named, help="The key's name.")]
 
 
 @keys.command()
@@ -39,7 +40,7 @@ def create(
         Role, typer.Option(help="read; write: steps and sessions too; admin: deletes too.")
     ] = "write",
     tenant: Annotated[
-        str, typer.Option(callback=_named, metavar="TENANT", help="Whose sessions it sees.")
+        str, typer.Option(callback=named, metavar="TENANT", help="Whose sessions it sees.")
     ] = TENANT,
     **flags: str | None,
 ) -> None:
