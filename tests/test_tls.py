@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -53,6 +58,24 @@ def test_workers_speak_it_and_the_key_may_stand_with_the_certificate(
     flags = ("--ssl-certfile", str(both), "--workers", "2")
     with server(tmp_path / "data", *flags, trust=trusting()) as running:
         assert httpx.get(f"{running.url}/version", verify=trusting()).is_success
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_the_health_check_of_the_image_finds_the_service(
+    tmp_path: Path, files: tuple[Path, Path], *, secure: bool
+) -> None:
+    dockerfile = (Path(__file__).parents[1] / "Dockerfile").read_text()
+    found = re.search(r"HEALTHCHECK.*\n *CMD (.+)", dockerfile)
+    assert found
+    check = [sys.executable, *json.loads(found[1])[1:]]
+    flags = ("--ssl-certfile", str(files[0]), "--ssl-keyfile", str(files[1])) if secure else ()
+    with server(tmp_path / "data", *flags, trust=trusting()) as running:
+        port = running.url.rpartition(":")[2]
+        chosen = {"GRADSTEP_PORT": port, "GRADSTEP_SSL_CERTFILE": str(files[0]) if secure else ""}
+        assert subprocess.run(check, env={**os.environ, **chosen}, check=False).returncode == 0
+        running.kill()
+        gone = subprocess.run(check, env={**os.environ, **chosen}, capture_output=True, check=False)
+        assert gone.returncode == 1
 
 
 def encrypted(path: Path) -> None:

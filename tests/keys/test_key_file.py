@@ -49,6 +49,14 @@ def test_the_file_is_its_owners_alone(file: KeyFile) -> None:
     assert [path.name for path in file.path.parent.iterdir()] == ["keys.jsonl"]
 
 
+def test_a_file_that_its_owner_lets_others_read_stays_so(file: KeyFile) -> None:
+    """As it must for a container that runs as another user."""
+    sent_for(file)
+    file.path.chmod(0o644)
+    sent_for(file, "b")
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o644
+
+
 def test_a_name_is_given_once(file: KeyFile) -> None:
     sent_for(file)
     with pytest.raises(KeysError, match="there is a key 'a'; rotate or revoke it"):

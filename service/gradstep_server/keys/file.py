@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +57,12 @@ class KeyFile:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             try:
-                keys = list(self.read())
+                keys, mode = list(self.read()), stat.S_IMODE(self.path.stat().st_mode)
             except FileNotFoundError:
-                keys = []
+                keys, mode = [], 0o600
             yield keys
-            write_secret(self.path, _text(keys))
+            # Who lets others read the file, as another user's container, goes on doing so.
+            write_secret(self.path, _text(keys), mode)
         finally:
             os.close(folder)
 
@@ -74,8 +76,8 @@ class KeyFile:
             raise KeysError(f"{place}: {wrong['msg']}") from None
 
 
-def write_secret(path: Path, text: str) -> None:
-    """Write a file for its owner alone, durably, under another name until it is whole.
+def write_secret(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file durably, by default for its owner alone, under another name until it is whole.
 
     Raises:
         KeysError: it cannot be written; what had its name before still has it.
@@ -84,6 +86,7 @@ def write_secret(path: Path, text: str) -> None:
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            os.fchmod(descriptor, mode)
             out.write(text)
             out.flush()
             os.fsync(descriptor)
