@@ -36,10 +36,12 @@ ENV PATH=/opt/gradstep/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     NUMBA_CACHE_DIR=/opt/gradstep/kernels \
     GRADSTEP_HOST=0.0.0.0 \
-    GRADSTEP_STORE=sqlite:////data
+    GRADSTEP_STORE=sqlite:////data \
+    GRADSTEP_KEYS_FILE=/data/keys.jsonl \
+    GRADSTEP_FIRST_KEY_FILE=/data/admin-key
 USER 10001:0
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ.get('GRADSTEP_PORT', '8000')}/readyz\", timeout=2)"]
+  CMD ["python", "-c", "import os, ssl, urllib.request as u; e = os.environ.get; s = 's' if e('GRADSTEP_SSL_CERTFILE') else ''; u.urlopen(f\"http{s}://127.0.0.1:{e('GRADSTEP_PORT') or 8000}/readyz\", timeout=2, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["gradstep-server"]

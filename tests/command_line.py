@@ -15,13 +15,13 @@ from session_states import config, packed_all
 from typer.testing import CliRunner, Result
 
 from gradstep_server.cli import app
+from gradstep_server.keys import TENANT
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.settings import Settings, variable
 from gradstep_server.stores.urls import open_store
-from gradstep_server.web.access import TENANT
 
 ADAM = config({"type": "Adam", "lr": 0.1}, name="of a test", retain="all")
 BUDGET = 1 << 30

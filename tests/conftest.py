@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from conformance_table import Table
+from key_files import Callers, callers
 from postgres_server import PostgresServer
 from server_process import Server, server
 
@@ -45,3 +46,9 @@ def running(tmp_path: Path) -> Iterator[Server]:
     """A real service in a process of its own, with a store of its own."""
     with server(tmp_path / "data") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def who(tmp_path_factory: pytest.TempPathFactory) -> Callers:
+    """Everyone who may come, with a file of keys."""
+    return callers(tmp_path_factory.mktemp("keys") / "keys.jsonl")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -37,8 +38,15 @@ class Process(Protocol):
 class Server:
     """A server on a free port of the loopback, with its data in a directory or a given store."""
 
-    def __init__(self, data: Path, *flags: str, store: str | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *flags: str,
+        store: str | None = None,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
         self._flags = flags
+        self._trust = trust
         self._store = store or f"sqlite:///{data}"
         self.log = data.with_name("log")
         """What it has printed since it was started."""
@@ -111,19 +119,22 @@ class Server:
 
     def _ready(self, page: str) -> bool:
         if not self.url:
-            found = re.search(r"http://127\.0\.0\.1:\d+", self.log.read_text())
+            found = re.search(r"https?://127\.0\.0\.1:\d+", self.log.read_text())
             self.url = found[0] if found else ""
             return False
         try:
-            return httpx.get(f"{self.url}{page}", timeout=PATIENCE).status_code == 200
+            answer = httpx.get(f"{self.url}{page}", timeout=PATIENCE, verify=self._trust or True)
         except httpx.TransportError:
             return False
+        return answer.status_code == 200
 
 
 @contextmanager
-def server(data: Path, *flags: str, store: str | None = None) -> Iterator[Server]:
-    """Run a server as long as the block lasts."""
-    started = Server(data, *flags, store=store)
+def server(
+    data: Path, *flags: str, store: str | None = None, trust: ssl.SSLContext | None = None
+) -> Iterator[Server]:
+    """Run a server as long as the block lasts; through TLS where it is to be trusted."""
+    started = Server(data, *flags, store=store, trust=trust)
     try:
         started.start()
         yield started

@@ -64,7 +64,8 @@ def test_the_version_is_printed() -> None:
 def test_every_setting_is_a_flag_with_its_description(command: tuple[str, ...]) -> None:
     text = " ".join(_run(*command, "--help").stdout.split())
     for name, field in Settings.model_fields.items():
-        assert f"--{name.replace('_', '-')} VALUE" in text
+        flag = f"--{name.replace('_', '-')}"
+        assert (flag if field.annotation is bool else f"{flag} VALUE") in text
         assert " ".join((field.description or "").split()) in text
         assert variable(name) in text
 

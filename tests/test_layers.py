@@ -17,6 +17,7 @@ MAX_FUNCTION = 60
 VAGUE = frozenset({"utils", "helpers", "manager"})
 ROOTS = frozenset(
     {
+        "admission",
         "app",
         "cli",
         "ending",
@@ -36,11 +37,14 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "settings": frozenset(),
     "backprop": frozenset(),
     "kernel_cache": frozenset(),
+    "keys": frozenset(),
     "schedulers": frozenset({"kernel_cache", "kinds"}),
     "optimizers": frozenset({"kernel_cache", "kinds"}),
     "sessions": frozenset({"errors", "kinds", "schedulers", "optimizers"}),
     "stores": frozenset({"sessions"}),
-    "web": frozenset({"errors", "kinds", "schedulers", "optimizers", "backprop", "sessions"}),
+    "web": frozenset(
+        {"errors", "keys", "kinds", "schedulers", "optimizers", "backprop", "sessions"}
+    ),
     "reference": frozenset({"kinds", "schedulers", "optimizers", "web"}),
 }
 """What each layer may import of the project, beside itself and the version."""
@@ -52,6 +56,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "settings": frozenset({"pydantic", "pydantic_settings"}),
     "backprop": _NUMERIC,
     "kernel_cache": frozenset({"numba"}),
+    "keys": _PYDANTIC,
     "schedulers": _NUMERIC | {"numba"},
     "optimizers": _NUMERIC | {"numba"},
     "sessions": _NUMERIC | {"orjson", "blake3"},

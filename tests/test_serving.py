@@ -47,12 +47,16 @@ def test_the_banner_says_where_the_service_is_and_what_it_promises() -> None:
         max_tensors=7,
     )
     store = make_store(settings)
-    lines = [line.split(maxsplit=1) for line in banner(settings, store, 4321).splitlines()[1:]]
+    lines = [
+        line.split(maxsplit=1)
+        for line in banner(settings, store, 4321, "3 in keys.jsonl").splitlines()[1:]
+    ]
     assert dict(lines) == {
         "address": "http://127.0.0.1:4321",
         "docs": "http://127.0.0.1:4321/docs",
         "store": store.url,
         "durability": store.durability,
+        "keys": "3 in keys.jsonl",
         "limits": "1.0 MiB a body, 7 tensors, 1.0 GiB of sessions in memory",
         "workers": "1",
     }
@@ -60,12 +64,12 @@ def test_the_banner_says_where_the_service_is_and_what_it_promises() -> None:
 
 def test_an_ipv6_address_stands_in_brackets() -> None:
     settings = Settings(host="::1", store="memory://")
-    assert "http://[::1]:80/docs" in banner(settings, make_store(settings), 80)
+    assert "http://[::1]:80/docs" in banner(settings, make_store(settings), 80, "")
 
 
 def test_a_unix_socket_has_no_page_to_open() -> None:
     settings = Settings(uds=Path("/run/x.sock"), store="memory://")
-    lines = banner(settings, make_store(settings), None).splitlines()
+    lines = banner(settings, make_store(settings), None, "").splitlines()
     assert lines[1].split() == ["address", "unix:/run/x.sock"]
     assert not any("http" in line for line in lines)
 

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from gradstep_server import __version__
+from gradstep_server.admission import keyring
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.safetensors import Limits
@@ -34,8 +35,10 @@ from gradstep_server.web import (
     steps,
 )
 from gradstep_server.web.access import Services
+from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.request_id import RequestId
+from gradstep_server.web.secure_headers import SecureHeaders
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +113,11 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
+    app.add_middleware(
+        Authentication, keyring=keyring(settings), public_curves=settings.public_curves
+    )
     app.add_middleware(cors.StatelessCors, origins=settings.cors_origins)
+    app.add_middleware(SecureHeaders)
     app.add_middleware(RequestId)
     return app
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gradstep_server import session_files
 from gradstep_server.ending import CannotRun
+from gradstep_server.keys import TENANT
 from gradstep_server.opening import opened
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import safetensors, verification
@@ -19,7 +20,7 @@ from gradstep_server.sessions.creation import Creation
 from gradstep_server.sessions.errors import SessionNotFound, Unavailable
 from gradstep_server.sessions.hot import HotSessions
 from gradstep_server.sessions.service import Sessions
-from gradstep_server.sessions.store import Header, Store
+from gradstep_server.sessions.store import Header, Ref, Store
 from gradstep_server.sessions.timeline import Timeline
 from gradstep_server.sessions.verification import Report
 from gradstep_server.settings import Settings
@@ -27,7 +28,6 @@ from gradstep_server.stores.memory import MemoryStore
 from gradstep_server.stores.sqlite import backup
 from gradstep_server.stores.sqlite.directory import CATALOGUE
 from gradstep_server.stores.urls import directory_of
-from gradstep_server.web.access import TENANT
 from gradstep_server.web.session_models import ID_PATTERN
 
 Told = Callable[[str, float], None]
@@ -57,14 +57,19 @@ class Moved:
 
 
 async def verify(
-    settings: Settings, ids: Sequence[str], found: Callable[[str, Report], None], told: Told
+    settings: Settings,
+    tenant: str | None,
+    ids: Sequence[str],
+    found: Callable[[str, Report], None],
+    told: Told,
 ) -> None:
     """Verify these sessions, or all.
 
     Args:
         settings: which store.
+        tenant: whose sessions; by default everyone's, or where ids are given, the default one's.
         ids: which sessions; all if there are none.
-        found: takes the id of each session and what was found of it.
+        found: takes the name of each session and what was found of it.
         told: is told how far it is.
 
     Raises:
@@ -73,12 +78,14 @@ async def verify(
     """
     async with _existing(settings) as store:
         with closing(_compute(settings)) as compute:
-            chosen = [(await _header(store, session_id)).id for session_id in ids]
-            chosen = chosen or await _all(store)
-            for number, session_id in enumerate(chosen):
-                progress = _share(told, session_id, number, len(chosen))
+            refs = [(tenant or TENANT, session_id) for session_id in ids]
+            for ref in refs:
+                await _header(store, ref)
+            chosen = refs or await _all(store, tenant)
+            for number, ref in enumerate(chosen):
+                progress = _share(told, _name(ref), number, len(chosen))
                 with suppress(SessionNotFound):  # it was deleted meanwhile
-                    found(session_id, await _verified(store, session_id, compute, progress))
+                    found(_name(ref), await _verified(store, ref, compute, progress))
 
 
 def back_up(settings: Settings, target: Path, told: Told) -> Copied:
@@ -104,9 +111,7 @@ def restore(settings: Settings, source: Path, told: Told) -> Copied:
     return Copied(target, sessions, _size(target))
 
 
-async def export_session(
-    settings: Settings, session_id: str, file: Path, step: int | None
-) -> Moved:
+async def export_session(settings: Settings, ref: Ref, file: Path, step: int | None) -> Moved:
     """Write a session's state, of now or after a step, to a file that is whole or not there.
 
     Raises:
@@ -116,22 +121,22 @@ async def export_session(
     async with _existing(settings) as store:
         with closing(_compute(settings)) as compute:
             sessions = Sessions(store, compute, settings.memory_budget)
-            tensors, metadata = await sessions.state((TENANT, session_id), step)
+            tensors, metadata = await sessions.state(ref, step)
             await sessions.close()
     parts = safetensors.encode(tensors, metadata)
     session_files.write(file, parts)
     return Moved(int(metadata["step"]), len(tensors), sum(map(len, parts)))
 
 
-async def import_session(settings: Settings, file: Path, session_id: str) -> Moved:
+async def import_session(settings: Settings, file: Path, ref: Ref) -> Moved:
     """Create a session with the configuration and the state that a file carries.
 
     Raises:
         CannotRun: the store cannot be opened, or the file not read.
         GradstepError: the id is taken, or the session would take too much memory.
     """
-    if not re.fullmatch(ID_PATTERN, session_id):
-        detail = f"{session_id!r} is no id; use up to 64 letters, digits and _.- after the first"
+    if not re.fullmatch(ID_PATTERN, ref[1]):
+        detail = f"{ref[1]!r} is no id; use up to 64 letters, digits and _.- after the first"
         raise CannotRun(detail, exit_code=2)
     _require_lasting(settings)
     config, state, nbytes = session_files.read(file, settings)
@@ -141,7 +146,7 @@ async def import_session(settings: Settings, file: Path, session_id: str) -> Mov
             hot = HotSessions(store, timeline, compute, settings.memory_budget, time.time)
             creation = Creation(store, hot, compute, time.time)
             begin = state if state.tensors else None
-            replayed = await creation.create((TENANT, session_id), config, begin)
+            replayed = await creation.create(ref, config, begin)
     return Moved(state.step, len(state.tensors), nbytes, replayed)
 
 
@@ -179,27 +184,35 @@ def _compute(settings: Settings) -> Compute:
     return Compute(settings.threads or os.cpu_count() or 1)
 
 
-async def _header(store: Store, session_id: str) -> Header:
+async def _header(store: Store, ref: Ref) -> Header:
     """Return the header of a session that is not deleted."""
-    header = await store.load(TENANT, session_id)
+    header = await store.load(*ref)
     if header is None or header.deleted_at is not None:
-        raise SessionNotFound(f"there is no session {session_id!r}")
+        raise SessionNotFound(f"there is no session {_name(ref)!r}")
     return header
 
 
-async def _all(store: Store) -> list[str]:
-    """Return the ids of all sessions."""
-    ids: list[str] = []
-    while page := await store.list(TENANT, ids[-1] if ids else "", _PAGE):
-        ids += (header.id for header, _ in page)
-    return ids
+async def _all(store: Store, tenant: str | None) -> list[Ref]:
+    """Return the sessions of a tenant, or of everyone."""
+    refs: list[Ref] = []
+    for owner in await store.tenants() if tenant is None else (tenant,):
+        after = ""
+        while page := await store.list(owner, after, _PAGE):
+            refs += ((owner, header.id) for header, _ in page)
+            after = refs[-1][1]
+    return refs
+
+
+def _name(ref: Ref) -> str:
+    """Return what an operator calls a session: by its tenant too, where that is not the default."""
+    return ref[1] if ref[0] == TENANT else "/".join(ref)
 
 
 async def _verified(
-    store: Store, session_id: str, compute: Compute, progress: verification.Progress
+    store: Store, ref: Ref, compute: Compute, progress: verification.Progress
 ) -> Report:
     try:
-        header = await _header(store, session_id)
+        header = await _header(store, ref)
         return await verification.verify(store, header, compute, progress)
     except Unavailable as error:
         await store.check()  # which fails too, unless it is this session's file alone

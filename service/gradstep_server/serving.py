@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import socket
+import ssl
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from pydantic import ByteSize
 from uvicorn.config import LOGGING_CONFIG
 from uvicorn.supervisors import Multiprocess
 
-from gradstep_server import __version__
+from gradstep_server import __version__, admission
 from gradstep_server.app import create_app, make_store
 from gradstep_server.ending import CannotRun
 from gradstep_server.opening import opened
@@ -35,13 +36,16 @@ def run(settings: Settings) -> None:
     Raises:
         CannotRun: the address or the store cannot be used.
     """
+    admission.require_keys(settings)
+    _check_certificate(settings)
     store = _checked_store(settings)
+    keys = admission.prepare(settings)
     if settings.uds is None:
         listening = listen(settings.host, settings.port)
-        _serve(settings, listening, banner(settings, store, listening.getsockname()[1]))
+        _serve(settings, listening, banner(settings, store, listening.getsockname()[1], keys))
         return
     with unix_socket(settings.uds, _BACKLOG) as listening:
-        _serve(settings, listening, banner(settings, store, None))
+        _serve(settings, listening, banner(settings, store, None, keys))
 
 
 def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
@@ -75,13 +79,21 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def banner(settings: Settings, store: Store, port: int | None) -> str:
-    """Say where the service is and what may be expected of it; without a port on a Unix socket."""
+def banner(settings: Settings, store: Store, port: int | None, keys: str) -> str:
+    """Say where the service is and what may be expected of it.
+
+    Args:
+        settings: how it runs.
+        store: where it keeps sessions.
+        port: the port it listens on; None on a Unix socket.
+        keys: which keys there are.
+    """
     if port is None:
         places = {"address": f"unix:{settings.uds}"}
     else:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        places = {"address": f"http://{host}:{port}", "docs": f"http://{host}:{port}/docs"}
+        address = f"{'http' if settings.ssl_certfile is None else 'https'}://{host}:{port}"
+        places = {"address": address, "docs": f"{address}/docs"}
     limits = (
         f"{_size(settings.max_body_size)} a body, {settings.max_tensors} tensors, "
         f"{_size(settings.memory_budget)} of sessions in memory"
@@ -90,6 +102,7 @@ def banner(settings: Settings, store: Store, port: int | None) -> str:
         **places,
         "store": store.url,
         "durability": store.durability,
+        "keys": keys,
         "limits": limits,
         "workers": str(settings.workers),
     }
@@ -99,6 +112,23 @@ def banner(settings: Settings, store: Store, port: int | None) -> str:
 
 def _size(size: ByteSize) -> str:
     return size.human_readable(separator=" ")
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Refuse a certificate that cannot be used, before anything is opened.
+
+    Raises:
+        CannotRun: it, or its key, cannot be read, or they do not belong together.
+    """
+    if settings.ssl_certfile is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # With an empty password, OpenSSL asks nobody for one.
+        context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise CannotRun(f"--ssl-certfile, --ssl-keyfile: {reason}", exit_code=2) from error
 
 
 def _checked_store(settings: Settings) -> Store:
@@ -125,6 +155,8 @@ def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401
         target,
         factory=isinstance(target, str),
         workers=settings.workers,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
         loop="auto",
         http="httptools",
         ws="none",

@@ -6,6 +6,7 @@ The field's docstring is its description everywhere.
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -47,6 +48,27 @@ class Settings(BaseSettings):
 
     uds: Path | None = None
     """The path of a Unix socket to listen on, instead of host and port."""
+
+    ssl_certfile: Path | None = None
+    """The certificate chain, in PEM, with which to speak TLS; by default plain HTTP is spoken."""
+
+    ssl_keyfile: Path | None = None
+    """The certificate's private key, in PEM, without a password; by default it stands with the
+    certificate."""
+
+    keys_file: Path | None = None
+    """The file that says which keys there are; by default keys.jsonl in the store's directory,
+    if it has one."""
+
+    first_key_file: Path | None = None
+    """Where to write a key of role admin that is made when the service starts and there is no
+    file of keys; by default none is made."""
+
+    allow_anonymous: bool = False
+    """Serve without keys beyond this machine too, as long as there is no file of keys."""
+
+    public_curves: bool = True
+    """Curves, the catalogue and backpropagation need no key, so that a page can show them."""
 
     store: str = "sqlite:///gradstep-data"
     """Where sessions are kept: sqlite:///DIR (four slashes for an absolute path),
@@ -98,6 +120,22 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the service."""
+        if self.uds is not None or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @model_validator(mode="after")
+    def _a_key_belongs_to_a_certificate(self) -> Settings:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("--ssl-keyfile is of no use without --ssl-certfile")
+        return self
 
     @model_validator(mode="after")
     def _workers_share_a_store(self) -> Settings:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 
@@ -49,7 +50,9 @@ class Container:
         published = ("--publish", "127.0.0.1::8000")
         data = ("--volume", f"{volume}:/data")
         self.id = docker("run", "--detach", *published, *HARDENED, *data, *flags, image)
+        self.key = ""
         self._wait()
+        self.key = docker("exec", self.id, "cat", "/data/admin-key")
         self.seconds_to_ready = time.monotonic() - started
 
     def _wait(self) -> None:
@@ -65,15 +68,19 @@ class Container:
                 return
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers=self._key())
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - loopback
             content: bytes = answer.read()
             return content
+
+    def _key(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def put(self, path: str, body: object) -> dict[str, Any]:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}",
             json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
+            {"Content-Type": "application/json", **self._key()},
             method="PUT",
         )
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - loopback
@@ -176,6 +183,29 @@ def test_data_that_cannot_be_written_is_refused_with_the_user_named(image: str) 
     assert "12345" in finished.stderr
     assert "/data" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_a_first_key_is_made_said_once_and_asked_for(container: Container) -> None:
+    said = docker("logs", container.id)
+    assert "one of role admin was made and is in /data/admin-key" in said
+    assert container.key not in said
+    assert docker("exec", container.id, "stat", "-c", "%a", "/data/admin-key") == "600"
+    first, container.key = container.key, ""
+    with pytest.raises(HTTPError, match="401"):
+        container.get("/v1/sessions")
+    container.key = first
+    container.get("/v1/sessions")
+    container.kill()
+    container.start()
+    container.get("/v1/sessions")
+    assert docker("logs", container.id).count("was made and is in") == 1
+
+
+def test_it_becomes_healthy(container: Container) -> None:
+    deadline = time.monotonic() + READY_WITHIN
+    while docker("inspect", "--format", "{{.State.Health.Status}}", container.id) != "healthy":
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_the_image_is_small_and_runs_as_nobody_with_one_volume_and_a_health_check(

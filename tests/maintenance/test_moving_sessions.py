@@ -17,7 +17,7 @@ from command_line import (
 )
 from session_app import read_file, running
 
-from gradstep_server.web.access import TENANT
+from gradstep_server.keys import TENANT
 
 
 @pytest.mark.parametrize("step", [None, 2])
@@ -65,6 +65,27 @@ def test_a_session_without_parameters_is_moved_too(kept: str, tmp_path: Path) ->
     [line] = lines(command("import", file, "z", "--store", kept))
     assert line.startswith("z: imported at step 0, 0 tensors, ")
     assert state(kept, "z") == state(kept, "empty")
+
+
+def test_a_session_of_a_tenant_is_moved_to_another(any_store: str, tmp_path: Path) -> None:
+    on(any_store, lambda sessions: sessions.create(("lab", "a"), ADAM, None))
+    file = str(tmp_path / "a.safetensors")
+    assert "no session 'a'" in complaint(command("export", "a", file, "--store", any_store))
+    lines(command("export", "a", file, "--tenant", "lab", "--store", any_store))
+    lines(command("import", file, "b", "--tenant", "shop", "--store", any_store))
+    said = lines(command("verify", "--store", any_store))
+    assert [line.partition(":")[0] for line in said] == ["lab/a", "shop/b"]
+    [line] = lines(command("verify", "--tenant", "shop", "--store", any_store))
+    assert line.startswith("shop/b: ok")
+    [line] = lines(command("verify", "a", "--tenant", "lab", "--store", any_store))
+    assert line.startswith("lab/a: ok")
+
+
+def test_a_tenant_that_no_key_could_have_is_refused(kept: str, tmp_path: Path) -> None:
+    file = str(tmp_path / "a.safetensors")
+    lines(command("export", "a", file, "--store", kept))
+    refused = command("import", file, "z", "--tenant", "no/tenant", "--store", kept)
+    assert refused.exit_code == 2
 
 
 def test_an_id_that_is_taken_is_not_imported_into(kept: str, tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from command_line import (
 from postgres_server import PostgresServer, execute
 from server_process import COMMAND
 
+from gradstep_server.keys import TENANT
 from gradstep_server.sessions.service import Sessions
-from gradstep_server.web.access import TENANT
 
 RELEASED = Path(__file__).parents[1] / "stores" / "released"
 

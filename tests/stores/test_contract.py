@@ -136,6 +136,16 @@ async def test_a_tenant_sees_only_its_own_sessions(store: Store) -> None:
     assert await store.list("carol", "", 10) == []
 
 
+async def test_the_tenants_are_those_that_have_sessions(store: Store) -> None:
+    assert list(await store.tenants()) == []
+    last = header("only", tenant="Carol")
+    for kept in (header("a", tenant="bob"), header("b", tenant="bob"), header("a"), last):
+        await store.create(kept, None, ())
+    assert list(await store.tenants()) == ["Carol", "alice", "bob"]
+    await store.delete(last, 0)
+    assert list(await store.tenants()) == ["alice", "bob"]
+
+
 async def test_two_hundred_sessions_are_kept_apart(store: Store) -> None:
     sessions = [await started(store, f"s{number:03}") for number in range(200)]
 

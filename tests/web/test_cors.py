@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from key_files import bearer, callers
+from session_app import running
 from stateless_app import client, stateless_app
 
 ORIGIN = {"Origin": "https://dashboard.example"}
@@ -43,6 +47,27 @@ def test_everything_else_is_closed_to_other_origins(path: str) -> None:
     assert "Access-Control-Allow-Origin" not in client().get(path, headers=ORIGIN).headers
     preflight = client().request("OPTIONS", path, headers=PREFLIGHT)
     assert "Access-Control-Allow-Origin" not in preflight.headers
+
+
+def test_a_page_may_send_a_key() -> None:
+    asked = {**PREFLIGHT, "Access-Control-Request-Headers": "authorization"}
+    response = client().request("OPTIONS", "/v1/schedules", headers=asked)
+    assert response.status_code == 200
+    assert "Authorization" in response.headers["Access-Control-Allow-Headers"]
+
+
+def test_a_page_may_ask_and_read_why_where_curves_need_a_key(tmp_path: Path) -> None:
+    """What a browser asks beforehand carries no key."""
+    who = callers(tmp_path / "keys.jsonl")
+    asked = {**PREFLIGHT, "Access-Control-Request-Headers": "authorization"}
+    with running(keys_file=who.file, public_curves=False) as service:
+        assert service.request("OPTIONS", CURVE, headers=asked).status_code == 200
+        refused = service.get(CURVE, headers=ORIGIN)
+        assert refused.status_code == 401
+        assert refused.headers["Access-Control-Allow-Origin"] == "*"
+        assert "WWW-Authenticate" in refused.headers["Access-Control-Expose-Headers"]
+        allowed = service.get(CURVE, headers={**ORIGIN, **bearer(who.keys["read"])})
+        assert allowed.status_code == 200
 
 
 def test_only_the_origins_of_the_setting_are_let_in() -> None:

@@ -29,12 +29,13 @@ class AsyncClient:
         address: str | None = None,
         *,
         uds: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
         timeout: float | httpx.Timeout = 60.0,
         max_retries: int = 5,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
-        self._sender = AsyncSender(address, uds, timeout, max_retries, transport)
+        self._sender = AsyncSender(address, uds, api_key, timeout, max_retries, transport)
         self.schedules = AsyncSchedules(self._sender)
         """Learning-rate curves, which need no session."""
         self.sessions = AsyncSessions(self._sender)

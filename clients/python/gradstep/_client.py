@@ -27,6 +27,7 @@ class Client:
         address: str | None = None,
         *,
         uds: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
         timeout: float | httpx.Timeout = 60.0,
         max_retries: int = 5,
         transport: httpx.BaseTransport | None = None,
@@ -37,6 +38,8 @@ class Client:
             address: Such as ``http://127.0.0.1:8000``. With `uds` it may be left
                 out.
             uds: The path of the Unix socket that the server listens on.
+            api_key: What ``gradstep-server keys create`` has printed; by default the
+                environment's ``GRADSTEP_API_KEY``. It is sent with every request.
             timeout: The seconds that connecting, and every pause within a
                 request or an answer, may take.
             max_retries: How often a call is repeated if no answer comes or the
@@ -44,9 +47,10 @@ class Client:
             transport: What carries the requests instead of the network.
 
         Raises:
-            ValueError: The address is none of an HTTP server, or there is none.
+            ValueError: The address is none of an HTTP server, or there is none; or
+                the key can be none.
         """
-        self._sender = Sender(address, uds, timeout, max_retries, transport)
+        self._sender = Sender(address, uds, api_key, timeout, max_retries, transport)
         self.schedules = Schedules(self._sender)
         """Learning-rate curves, which need no session."""
         self.sessions = Sessions(self._sender)

@@ -6,6 +6,8 @@ GradstepError
 └── ApiError                      the server answered with a problem
     ├── BadRequest                400
     │   └── MalformedBody         malformed-body
+    ├── Unauthenticated           401, unauthenticated
+    ├── Forbidden                 403, forbidden; `role` is the one that the key needs
     ├── InvalidRequest            422, invalid-request
     │   ├── InvalidConfig         invalid-config
     │   ├── InvalidTensors        invalid-tensors
@@ -135,6 +137,24 @@ class MalformedBody(BadRequest):
     """Raised when the body is broken: truncated, or not what its type says."""
 
     problem_code = "malformed-body"
+
+
+class Unauthenticated(ApiError):
+    """Raised when the server wants a key, and none was sent that is in force (401)."""
+
+    problem_code = "unauthenticated"
+
+
+class Forbidden(ApiError):
+    """Raised when the key's role does not allow the call (403)."""
+
+    problem_code = "forbidden"
+
+    @property
+    def role(self) -> str | None:
+        """The role that the key needs."""
+        value = self.problem.extra.get("role")
+        return value if isinstance(value, str) else None
 
 
 class InvalidRequest(ApiError):
@@ -342,6 +362,8 @@ CLASS_OF_CODE = _by_code(ApiError)
 
 CLASS_OF_STATUS: Mapping[int, type[ApiError]] = {
     400: BadRequest,
+    401: Unauthenticated,
+    403: Forbidden,
     404: NotFound,
     405: MethodNotAllowed,
     406: NotAcceptable,

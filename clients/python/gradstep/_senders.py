@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from collections.abc import AsyncIterable, Iterable
 from typing import TypeVar, cast
@@ -17,6 +18,9 @@ from gradstep._wires import Place
 
 T = TypeVar("T")
 
+VARIABLE = "GRADSTEP_API_KEY"
+"""The variable of the environment that holds the key of a client that is given none."""
+
 
 class Sender:
     """Sends calls and waits for their answers, with retries."""
@@ -25,11 +29,13 @@ class Sender:
         self,
         address: str | None,
         uds: str | os.PathLike[str] | None,
+        api_key: str | None,
         timeout: float | httpx.Timeout,
         max_retries: int,
         transport: httpx.BaseTransport | None,
     ) -> None:
         url, place = destination(address, uds, transport)
+        self._authorization = authorization(api_key)
         if place is not None:
             transport = _transports.Transport(place)
         self._takes_pieces = place is not None
@@ -56,7 +62,7 @@ class Sender:
         outgoing = httpx.Request(
             request.method,
             url_of(request, self._http.base_url),
-            headers=request.all_headers(),
+            headers=request.all_headers() | self._authorization,
             content=self._content(request.body),
         )
         response = self._http.send(outgoing, stream=True)
@@ -93,11 +99,13 @@ class AsyncSender:
         self,
         address: str | None,
         uds: str | os.PathLike[str] | None,
+        api_key: str | None,
         timeout: float | httpx.Timeout,
         max_retries: int,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         url, place = destination(address, uds, transport)
+        self._authorization = authorization(api_key)
         if place is not None:
             transport = _transports.AsyncTransport(place)
         self._takes_pieces = place is not None
@@ -124,7 +132,7 @@ class AsyncSender:
         outgoing = httpx.Request(
             request.method,
             url_of(request, self._http.base_url),
-            headers=request.all_headers(),
+            headers=request.all_headers() | self._authorization,
             content=self._content(request.body),
         )
         response = await self._http.send(outgoing, stream=True)
@@ -151,6 +159,25 @@ class AsyncSender:
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
+
+
+def authorization(api_key: str | None) -> dict[str, str]:
+    """Return the header that carries a key, or none if there is none.
+
+    Args:
+        api_key: The key; by default the environment's.
+
+    Raises:
+        ValueError: It can be no key. It is not shown, for it may be one with a slip.
+    """
+    key = (os.environ.get(VARIABLE, "") if api_key is None else api_key).strip()
+    if not key:
+        return {}
+    if not re.fullmatch(r"[\x21-\x7e]+", key):
+        where = VARIABLE if api_key is None else "api_key"
+        msg = f"{where} is no key: it has blanks, or what is not ASCII"
+        raise ValueError(msg)
+    return {"Authorization": f"Bearer {key}"}
 
 
 def url_of(request: Request, base: httpx.URL) -> httpx.URL:

@@ -13,6 +13,7 @@ import typer
 from gradstep_server import __version__
 from gradstep_server.cli import maintain
 from gradstep_server.cli.flags import given, load, text, with_flags
+from gradstep_server.cli.keys import keys
 from gradstep_server.ending import in_one_sentence
 from gradstep_server.settings import Settings, variable
 from gradstep_server.stores.urls import shown
@@ -38,7 +39,7 @@ def _main(
     ctx: typer.Context,
     *,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    **flags: str | None,
+    **flags: str | bool | None,
 ) -> None:
     if version:
         typer.echo(f"gradstep-server {__version__}")
@@ -50,17 +51,18 @@ def _main(
 
 @app.command()
 @with_flags()
-def serve(ctx: typer.Context, **flags: str | None) -> None:
+def serve(ctx: typer.Context, **flags: str | bool | None) -> None:
     """Serve until interrupted."""
     _serve(given(ctx, flags))
 
 
 app.add_typer(config, name="config")
+app.add_typer(keys, name="keys")
 
 
 @config.command()
 @with_flags()
-def show(ctx: typer.Context, **flags: str | None) -> None:
+def show(ctx: typer.Context, **flags: str | bool | None) -> None:
     """Print every setting as an environment file, with where its value comes from, no password."""
     said = given(ctx, flags)
     settings = load(said)

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from gradstep_server.ending import complain
 from gradstep_server.settings import Settings, variable
 
-Flags = Mapping[str, str | None]
+Flags = Mapping[str, str | bool | None]
 """What was said for each flag, if anything."""
 
 Command = Callable[..., None]
@@ -43,7 +43,7 @@ def given(ctx: typer.Context, flags: Flags) -> dict[str, str]:
     """Return the flags that were given before a command or behind it, where they win."""
     before: Flags = ctx.find_root().obj
     both = (*before.items(), *flags.items())
-    return {name: value for name, value in both if value is not None}
+    return {name: text(value) for name, value in both if value is not None}
 
 
 def load(said: Mapping[str, str]) -> Settings:
@@ -66,6 +66,8 @@ def text(value: object) -> str:
     """Write a setting as an environment variable would hold it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if isinstance(value, bool):
+        return str(value).lower()
     return "" if value is None else str(value)
 
 
@@ -74,12 +76,15 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     if isinstance(field.default, ByteSize):
         default = field.default.human_readable()
     shown = f" [default: {default}]" if default else ""
+    switch = field.annotation is bool
+    flag = f"--{name.replace('_', '-')}"
     option = typer.Option(
-        f"--{name.replace('_', '-')}",
+        f"{flag}/--no-{flag.removeprefix('--')}" if switch else flag,
         help=f"{field.description}{shown} [{variable(name)}]",
-        metavar="VALUE",
+        metavar=None if switch else "VALUE",
         show_default=False,
     )
+    kind: object = bool | None if switch else str | None
     return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from gradstep_server.cli.flags import given, load, with_flags
+from gradstep_server.cli.keys import named
 from gradstep_server.ending import complain, in_one_sentence
+from gradstep_server.keys import TENANT
 
 if TYPE_CHECKING:
     from gradstep_server.maintenance import Copied, Moved, Told
@@ -26,6 +28,12 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file."
 Step = Annotated[
     int | None,
     typer.Option(min=0, metavar="K", help="As right after step K; by default as it is now."),
+]
+
+
+Tenant = Annotated[
+    str | None,
+    typer.Option(callback=named, metavar="TENANT", help=f"Whose session; by default {TENANT}'s."),
 ]
 
 
@@ -42,6 +50,9 @@ def verify(
     ids: Annotated[
         list[str] | None, typer.Argument(metavar="ID", help="Sessions; by default all.")
     ] = None,
+    tenant: Annotated[
+        str | None, typer.Option(metavar="TENANT", help="Whose sessions; by default everyone's.")
+    ] = None,
     **flags: str | None,
 ) -> None:
     """Prove that sessions are whole; end with code 1 if not.
@@ -52,7 +63,7 @@ def verify(
     """
     settings = load(given(ctx, flags))
     with in_one_sentence():
-        _verify(settings, ids or [])
+        _verify(settings, tenant, ids or [])
 
 
 @with_flags("store")
@@ -93,7 +104,7 @@ def restore(
         with _bar() as told:
             copied = restored(settings, backup, told)
         typer.echo(_copied(copied))
-        _verify(settings, [])
+        _verify(settings, None, [])
 
 
 @with_flags("store", "threads")
@@ -102,6 +113,7 @@ def export(
     session_id: Id,
     file: File,
     step: Step = None,
+    tenant: Tenant = None,
     **flags: str | None,
 ) -> None:
     """Write a session's state to a file, as GET …/state gives it.
@@ -111,9 +123,9 @@ def export(
     """
     from gradstep_server.maintenance import export_session  # noqa: PLC0415 - the kernels behind it load slowly
 
-    settings = load(given(ctx, flags))
+    settings, ref = load(given(ctx, flags)), (tenant or TENANT, session_id)
     with in_one_sentence():
-        moved = asyncio.run(export_session(settings, session_id, file, step))
+        moved = asyncio.run(export_session(settings, ref, file, step))
     typer.echo(f"{file}: {session_id} at {_described(moved)}")
 
 
@@ -122,6 +134,7 @@ def import_(
     ctx: typer.Context,
     file: File,
     session_id: Id,
+    tenant: Tenant = None,
     **flags: str | None,
 ) -> None:
     """Create a session from a file that export has written.
@@ -132,14 +145,14 @@ def import_(
     """
     from gradstep_server.maintenance import import_session  # noqa: PLC0415 - the kernels behind it load slowly
 
-    settings = load(given(ctx, flags))
+    settings, ref = load(given(ctx, flags)), (tenant or TENANT, session_id)
     with in_one_sentence():
-        moved = asyncio.run(import_session(settings, file, session_id))
+        moved = asyncio.run(import_session(settings, file, ref))
     before = " before" if moved.replayed else ""
     typer.echo(f"{session_id}: imported{before} at {_described(moved)}")
 
 
-def _verify(settings: Settings, ids: list[str]) -> None:
+def _verify(settings: Settings, tenant: str | None, ids: list[str]) -> None:
     """Print a line for each session, or for each of its problems."""
     from gradstep_server import maintenance  # noqa: PLC0415 - the kernels behind it load slowly
 
@@ -151,7 +164,7 @@ def _verify(settings: Settings, ids: list[str]) -> None:
             typer.echo(f"{session_id}: {line}")
 
     with _bar() as told:
-        asyncio.run(maintenance.verify(settings, ids, found, told))
+        asyncio.run(maintenance.verify(settings, tenant, ids, found, told))
     if any(damaged):
         of_all = f"{sum(damaged)} of {_counted(len(damaged), 'session')}"
         complain(f"damaged: {of_all}; restore a backup, or delete what cannot be used")

@@ -210,6 +210,10 @@ class Store(Protocol):
         """
         ...
 
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have sessions which are not deleted, in order."""
+        ...
+
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`, damaged ones left out."""
         ...

@@ -121,6 +121,10 @@ class MemoryStore:
         headers = (self._headers[tenant, session_id] for session_id in ids[:limit])
         return [(header, self._logs[header.key].head()) for header in headers]
 
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have sessions."""
+        return sorted({header.tenant for header in self._live()})
+
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""
         heads = ((header, self._logs[header.key].head()) for header in self._live())

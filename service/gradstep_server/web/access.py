@@ -16,11 +16,9 @@ from gradstep_server.sessions.guards import Version
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Ref
+from gradstep_server.web.authentication import holder_of
 from gradstep_server.web.session_models import SessionId
 from gradstep_server.web.strict_route import Decimal
-
-TENANT = "default"
-"""The one tenant there is as long as there are no keys."""
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
@@ -43,11 +41,16 @@ async def _services(request: Request) -> Services:
     return services
 
 
-async def _ref(id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
-    return TENANT, id
+async def _tenant(request: Request) -> str:
+    return holder_of(request).tenant
+
+
+async def _ref(request: Request, id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
+    return holder_of(request).tenant, id
 
 
 ServicesOf = Annotated[Services, Depends(_services)]
+TenantOf = Annotated[str, Depends(_tenant)]
 RefOf = Annotated[Ref, Depends(_ref)]
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-STATELESS = ("/v1/schedules", "/v1/schedulers", "/v1/optimizers", "/v1/backprop")
-"""The addresses that read and change nothing but what the request carries."""
+from gradstep_server.web.stateless import is_stateless
 
 
 class StatelessCors:
@@ -20,16 +19,12 @@ class StatelessCors:
             app,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "If-None-Match", "X-Request-Id"],
-            expose_headers=["ETag", "X-Request-Id"],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "X-Request-Id"],
+            expose_headers=["ETag", "WWW-Authenticate", "X-Request-Id"],
             max_age=86400,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the call on, through CORS where the route has no state."""
-        stateless = scope["type"] == "http" and _is_stateless(scope["path"])
+        stateless = scope["type"] == "http" and is_stateless(scope["path"])
         await (self.with_cors if stateless else self.app)(scope, receive, send)
-
-
-def _is_stateless(path: str) -> bool:
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in STATELESS)

@@ -5,6 +5,8 @@ GradstepError
 ├── UnsupportedMediaType      the body is in a form that this route does not read
 ├── NotAcceptable             Accept names no form that this route writes
 ├── BodyTooLarge              the body exceeds a limit
+├── Unauthenticated           no key was sent, or none that is in force
+├── Forbidden                 the key's role does not allow it
 └── NotFound
     └── UnknownKind           no scheduler or optimizer has this name
 """
@@ -43,6 +45,20 @@ class BodyTooLarge(GradstepError):
 
     code = "body-too-large"
     title = "The body is too large"
+
+
+class Unauthenticated(GradstepError):
+    """Raised when a request needs a key and has none that is in force."""
+
+    code = "unauthenticated"
+    title = "A key is needed"
+
+
+class Forbidden(GradstepError):
+    """Raised when the key is in force, and its role does not allow what is asked."""
+
+    code = "forbidden"
+    title = "The key does not allow this"
 
 
 class UnknownKind(NotFound):

@@ -10,9 +10,20 @@ from fastapi import FastAPI
 
 from gradstep_server.errors import InvalidRequest
 from gradstep_server.web import problems
+from gradstep_server.web.authentication import is_public, needed_role
+from gradstep_server.web.errors import Forbidden, Unauthenticated
+from gradstep_server.web.stateless import is_stateless
 
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 _FIRST_FAILURE = 400
+_SCHEME = "bearer"
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key that `gradstep-server keys create` has printed. Curves, the catalogue "
+    "and backpropagation need one only where the service is set so; where there are no keys, "
+    "nothing needs one.",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -22,13 +33,29 @@ def install(app: FastAPI) -> None:
     @cache
     def openapi() -> dict[str, Any]:
         schema = generate()
-        for operations in schema["paths"].values():
-            for operation in operations.values():
+        for path, operations in schema["paths"].items():
+            for method, operation in operations.items():
+                _describe_keys(method.upper(), path, operation)
                 _describe_failures(operation["responses"])
+        schema["components"]["securitySchemes"] = {_SCHEME: _BEARER}
         _drop_unused(schema)
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign] # FastAPI's documented way
+
+
+def _describe_keys(method: str, path: str, operation: dict[str, Any]) -> None:
+    """Say whether an operation needs a key, of which role, and how it fails without."""
+    if is_public(path):
+        operation["security"] = []
+        return
+    optional: list[dict[str, list[str]]] = [{}] if is_stateless(path) else []
+    operation["security"] = [*optional, {_SCHEME: []}]
+    responses, role = operation["responses"], needed_role(method, path)
+    responses["401"] = {"description": f"`{Unauthenticated.code}`: {Unauthenticated.title}."}
+    if role != "read":  # every key may read
+        line = f"`{Forbidden.code}`: {Forbidden.title}; it needs the role `{role}`."
+        responses["403"] = {"description": line}
 
 
 def _describe_failures(responses: dict[str, Any]) -> None:

@@ -25,8 +25,10 @@ from gradstep_server.errors import Fault, GradstepError, InvalidRequest, NotFoun
 from gradstep_server.sessions import errors
 from gradstep_server.web.errors import (
     BodyTooLarge,
+    Forbidden,
     MalformedBody,
     NotAcceptable,
+    Unauthenticated,
     UnsupportedMediaType,
 )
 from gradstep_server.web.pointers import clause, request_faults
@@ -45,6 +47,8 @@ STATUS: Mapping[type[GradstepError], int] = {
     errors.MemoryExhausted: 503,
     errors.SessionCorrupt: 500,
     MalformedBody: 400,
+    Unauthenticated: 401,
+    Forbidden: 403,
     UnsupportedMediaType: 415,
     NotAcceptable: 406,
     BodyTooLarge: 413,
@@ -126,11 +130,14 @@ def responses(*classes: type[GradstepError]) -> dict[int | str, dict[str, Any]]:
     return declared
 
 
-def render(request: Request, error: GradstepError) -> Response:
-    """Answer with a problem."""
+def render(
+    request: Request, error: GradstepError, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Answer with a problem, and with further headers if there are any."""
     cls = type(error)
     faults = error.faults if isinstance(error, InvalidRequest) else ()
-    headers = {"Retry-After": str(RETRY_AFTER[cls])} if cls in RETRY_AFTER else None
+    if cls in RETRY_AFTER:
+        headers = {"Retry-After": str(RETRY_AFTER[cls]), **(headers or {})}
     return _document(
         request, status_of(cls), error.code, error.title, error.detail, faults, error.extra, headers
     )

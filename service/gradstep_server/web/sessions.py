@@ -24,12 +24,12 @@ from gradstep_server.sessions.receipts import View
 from gradstep_server.sessions.store import Ref
 from gradstep_server.web import nested
 from gradstep_server.web.access import (
-    TENANT,
     Generation,
     IfMatch,
     RefOf,
     Services,
     ServicesOf,
+    TenantOf,
     etag,
 )
 from gradstep_server.web.problems import BODY_FAILS, responses
@@ -67,8 +67,8 @@ router = APIRouter(prefix="/v1/sessions", tags=["sessions"], route_class=StrictR
     response_model=SessionAnswer,
     responses=_CREATE_FAILS,
 )
-async def create_session(body: CreateSession, services: ServicesOf) -> Response:
-    return await _create((TENANT, secrets.token_hex(8)), body, services)
+async def create_session(tenant: TenantOf, body: CreateSession, services: ServicesOf) -> Response:
+    return await _create((tenant, secrets.token_hex(8)), body, services)
 
 
 @router.put(
@@ -91,11 +91,12 @@ async def put_session(ref: RefOf, body: CreateSession, services: ServicesOf) -> 
     responses=responses(InvalidRequest, StoreUnavailable),
 )
 async def list_sessions(
+    tenant: TenantOf,
     services: ServicesOf,
     after: Annotated[str, Query(max_length=64, description="Only ids behind this one.")] = "",
     limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 100,
 ) -> SessionList:
-    found = await services.sessions.list(TENANT, after, limit + 1)
+    found = await services.sessions.list(tenant, after, limit + 1)
     shown = [summary(header, head) for header, head in found[:limit]]
     return SessionList(sessions=shown, next=shown[-1].id if len(found) > limit else None)
 

@@ -22,6 +22,7 @@ WHERE tenant = $1 AND id > $2 AND deleted_at IS NULL ORDER BY id LIMIT $3
 _IDLE = f"""
 {_LIVE} JOIN gradstep_logs l USING (key) WHERE l.moved_at < $1 ORDER BY l.moved_at LIMIT $2
 """
+_TENANTS = "SELECT DISTINCT tenant FROM gradstep_sessions WHERE deleted_at IS NULL"
 _ADD = """
 INSERT INTO gradstep_sessions (tenant, id, key, config, digest, created_at)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO NOTHING
@@ -56,6 +57,11 @@ async def page(
 ) -> Sequence[tuple[Header, Head]]:
     """Return sessions that are not deleted by id, from behind `after`."""
     return [_live(row) for row in await db.fetch(_LIST, tenant, after, limit)]
+
+
+async def tenants(db: Connection) -> Sequence[str]:
+    """Return the tenants of the sessions that are not deleted, in order."""
+    return sorted(row[0] for row in await db.fetch(_TENANTS))
 
 
 async def idle_since(db: Connection, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:

@@ -113,6 +113,11 @@ class PostgresStore:
         async with self._connections.use() as db:
             return await catalogue.page(db, tenant, after, limit)
 
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have sessions."""
+        async with self._connections.use() as db:
+            return await catalogue.tenants(db)
+
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""
         async with self._connections.use() as db:

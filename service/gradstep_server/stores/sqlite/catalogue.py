@@ -57,6 +57,7 @@ _COLUMNS = (
 _BY_ID = _COLUMNS + "tenant = ? AND id = ?"
 _BY_KEY = _COLUMNS + "key = ?"
 _PAGE = _COLUMNS + "tenant = ? AND id > ? AND deleted_at IS NULL ORDER BY id LIMIT ?"
+_TENANTS = "SELECT DISTINCT tenant FROM sessions WHERE deleted_at IS NULL ORDER BY tenant"
 _CREATED_BEFORE = _COLUMNS + (
     "key > ? AND created_at < ? AND deleted_at IS NULL ORDER BY key LIMIT ?"
 )
@@ -128,6 +129,11 @@ class Catalogue(SqliteFile):
         """Return sessions that are not deleted by id, from behind `after`."""
         with self.use() as db:
             return [_row(row) for row in db.execute(_PAGE, (tenant, after, limit))]
+
+    def tenants(self) -> Sequence[str]:
+        """Return the tenants of the sessions that are not deleted, in order."""
+        with self.use() as db:
+            return [tenant for (tenant,) in db.execute(_TENANTS)]
 
     def created_before(self, moment: float, after: str, limit: int) -> Sequence[Row]:
         """Return sessions that are not deleted, of any tenant, by key, from behind `after`."""

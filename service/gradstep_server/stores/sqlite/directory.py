@@ -135,6 +135,10 @@ class SqliteDirectory:
             found += ((header, head or _empty(header)) for header, head in self._heads(rows))
         return found
 
+    def tenants(self) -> Sequence[str]:
+        """Return the tenants that have sessions."""
+        return self._catalogue.tenants()
+
     def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions not updated since `moment`, damaged ones left out."""
         found: list[tuple[Header, Head]] = []

@@ -121,6 +121,10 @@ class SqliteStore:
         """Return the tenant's sessions by id, from behind `after`."""
         return await self._threads.run(self._sessions.list, tenant, after, limit)
 
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have sessions."""
+        return await self._threads.run(self._sessions.tenants)
+
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""
         return await self._threads.run(self._sessions.idle_since, moment, limit)
