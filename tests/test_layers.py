@@ -41,6 +41,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "sessions": frozenset({"errors", "kinds", "schedulers", "optimizers"}),
     "stores": frozenset({"sessions"}),
     "web": frozenset({"errors", "kinds", "schedulers", "optimizers", "backprop", "sessions"}),
+    "logs": frozenset({"web"}),
     "reference": frozenset({"kinds", "schedulers", "optimizers", "web"}),
 }
 """What each layer may import of the project, beside itself and the version."""
@@ -57,6 +58,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "sessions": _NUMERIC | {"orjson", "blake3"},
     "stores": frozenset({"apsw", "asyncpg"}),
     "reference": frozenset({"numpy", "orjson"}),
+    "logs": frozenset({"orjson", "structlog"}),
     "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger"},
 }
 """What each layer may import beside the project and the standard library."""

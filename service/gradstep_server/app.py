@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from fastapi import FastAPI
 
 from gradstep_server import __version__
+from gradstep_server.logs import RequestLines
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.safetensors import Limits
@@ -36,6 +37,7 @@ from gradstep_server.web import (
 from gradstep_server.web.access import Services
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.request_id import RequestId
+from gradstep_server.web.served import Watched
 
 _log = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     openapi.install(app)
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(cors.StatelessCors, origins=settings.cors_origins)
+    app.add_middleware(Watched, watchers=[RequestLines()] if settings.access_log else [])
     app.add_middleware(RequestId)
     return app
 

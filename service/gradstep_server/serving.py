@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import socket
 from contextlib import suppress
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import typer
 import uvicorn
 from pydantic import ByteSize
-from uvicorn.config import LOGGING_CONFIG
 from uvicorn.supervisors import Multiprocess
 
-from gradstep_server import __version__
+from gradstep_server import __version__, logs
 from gradstep_server.app import create_app, make_store
 from gradstep_server.ending import CannotRun
 from gradstep_server.opening import opened
@@ -116,11 +114,6 @@ def _checked_store(settings: Settings) -> Store:
 
 
 def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401 - an app, or the name of its factory
-    level = settings.log_level.upper()
-    logging = copy.deepcopy(LOGGING_CONFIG)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "gradstep_server"):
-        logging["loggers"].setdefault(name, {"handlers": ["default"], "propagate": False})
-        logging["loggers"][name]["level"] = level
     return uvicorn.Config(
         target,
         factory=isinstance(target, str),
@@ -129,10 +122,9 @@ def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401
         http="httptools",
         ws="none",
         lifespan="on",
-        log_config=logging,
+        log_config=logs.configuration(settings.log_level, settings.log_format),
         log_level=settings.log_level,
-        # A line per request costs more than a small step.
-        access_log=settings.log_level == "debug",
+        access_log=False,  # the service has lines of its own, which say more
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """The least severe messages that are logged."""
 
+    log_format: Literal["json", "text"] | None = None
+    """How a line of the log is written; by default as text on a terminal, as JSON elsewhere."""
+
+    access_log: bool = True
+    """Whether every request gets a line in the log; those of probes get one at level debug."""
+
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads that compute a step; by default one per core."""
 

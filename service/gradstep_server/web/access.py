@@ -43,8 +43,10 @@ async def _services(request: Request) -> Services:
     return services
 
 
-async def _ref(id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
-    return TENANT, id
+async def _ref(request: Request, id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
+    ref = TENANT, id
+    request.state.session = ref  # for the log
+    return ref
 
 
 ServicesOf = Annotated[Services, Depends(_services)]

@@ -146,13 +146,15 @@ def _document(
     extra: Mapping[str, int | str | None] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    state = request.scope.setdefault("state", {})
+    state["problem"] = code  # for the log
     problem: dict[str, Any] = {
         "type": f"urn:gradstep:problem:{code}",
         "title": title,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": request.scope.get("state", {}).get("request_id", ""),
+        "request_id": state.get("request_id", ""),
         **(extra or {}),
     }
     if faults:
