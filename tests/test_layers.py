@@ -19,6 +19,7 @@ ROOTS = frozenset(
     {
         "app",
         "cli",
+        "draining",
         "ending",
         "maintenance",
         "opening",
@@ -41,6 +42,7 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "sessions": frozenset({"errors", "kinds", "schedulers", "optimizers"}),
     "stores": frozenset({"sessions"}),
     "web": frozenset({"errors", "kinds", "schedulers", "optimizers", "backprop", "sessions"}),
+    "metrics": frozenset({"sessions", "web"}),
     "logs": frozenset({"web"}),
     "reference": frozenset({"kinds", "schedulers", "optimizers", "web"}),
 }
@@ -58,6 +60,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "sessions": _NUMERIC | {"orjson", "blake3"},
     "stores": frozenset({"apsw", "asyncpg"}),
     "reference": frozenset({"numpy", "orjson"}),
+    "metrics": frozenset({"prometheus_client"}),
     "logs": frozenset({"orjson", "structlog"}),
     "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger"},
 }

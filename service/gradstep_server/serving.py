@@ -15,6 +15,7 @@ from uvicorn.supervisors import Multiprocess
 from gradstep_server import __version__, logs
 from gradstep_server.app import create_app, make_store
 from gradstep_server.ending import CannotRun
+from gradstep_server.metrics import workers
 from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
@@ -46,7 +47,8 @@ def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
     with suppress(OSError):  # who reads it may be on a full disk, which keeps no one from serving
         typer.echo(said)
     if settings.workers > 1:
-        Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
+        with workers.shared():
+            Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
         return
     server = uvicorn.Server(_uvicorn(create_app(settings), settings))
     try:

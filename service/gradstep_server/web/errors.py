@@ -5,6 +5,7 @@ GradstepError
 ├── UnsupportedMediaType      the body is in a form that this route does not read
 ├── NotAcceptable             Accept names no form that this route writes
 ├── BodyTooLarge              the body exceeds a limit
+├── Draining                  the service was told to end, and soon will
 └── NotFound
     └── UnknownKind           no scheduler or optimizer has this name
 """
@@ -43,6 +44,13 @@ class BodyTooLarge(GradstepError):
 
     code = "body-too-large"
     title = "The body is too large"
+
+
+class Draining(GradstepError):
+    """Raised where readiness is asked for when the service was told to end."""
+
+    code = "draining"
+    title = "The service is about to end"
 
 
 class UnknownKind(NotFound):

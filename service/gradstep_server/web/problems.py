@@ -25,6 +25,7 @@ from gradstep_server.errors import Fault, GradstepError, InvalidRequest, NotFoun
 from gradstep_server.sessions import errors
 from gradstep_server.web.errors import (
     BodyTooLarge,
+    Draining,
     MalformedBody,
     NotAcceptable,
     UnsupportedMediaType,
@@ -48,6 +49,7 @@ STATUS: Mapping[type[GradstepError], int] = {
     UnsupportedMediaType: 415,
     NotAcceptable: 406,
     BodyTooLarge: 413,
+    Draining: 503,
 }
 """The status of each class and of those below it."""
 
