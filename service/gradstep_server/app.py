@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from gradstep_server import __version__, metrics
 from gradstep_server.draining import Draining
-from gradstep_server.logs import RequestLines
+from gradstep_server.logs import PROBES, RequestLines
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.observer import Observer
@@ -98,7 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=[{"name": tag} for tag in _TAGS],
         docs_url=None,
         redoc_url=None,
-        telemetry={"auto_configure": settings.otel, "metrics": False, "logs": False},
+        telemetry=_telemetry(settings),
     )
     limits = Limits(header=settings.max_header_size, tensors=settings.max_tensors)
     app.state.services = Services(kept, limits, settings.max_points)
@@ -125,6 +126,16 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(Watched, watchers=watchers)
     app.add_middleware(RequestId)
     return app
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    return {
+        "auto_configure": settings.otel,
+        "tracing": settings.otel,
+        "metrics": False,
+        "logs": False,
+        "exclude": lambda scope: scope["path"] in PROBES,
+    }
 
 
 def _sessions(settings: Settings, store: Store, compute: Compute, observer: Observer) -> Sessions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import socket
 from contextlib import suppress
 from typing import Any
@@ -34,6 +35,7 @@ def run(settings: Settings) -> None:
     Raises:
         CannotRun: the address or the store cannot be used.
     """
+    require_extras(settings)
     store = _checked_store(settings)
     if settings.uds is None:
         listening = listen(settings.host, settings.port)
@@ -41,6 +43,16 @@ def run(settings: Settings) -> None:
         return
     with unix_socket(settings.uds, _BACKLOG) as listening:
         _serve(settings, listening, banner(settings, store, None))
+
+
+def require_extras(settings: Settings) -> None:
+    """Refuse to serve without what the settings need.
+
+    Raises:
+        CannotRun: a package is not installed.
+    """
+    if settings.otel and importlib.util.find_spec("opentelemetry.sdk") is None:
+        raise CannotRun("--otel needs more: pip install 'gradstep-server[otel]'", exit_code=2)
 
 
 def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
