@@ -7,6 +7,7 @@ same shape.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ STATUS: Mapping[type[GradstepError], int] = {
 RETRY_AFTER: Mapping[type[GradstepError], int] = {
     errors.StoreUnavailable: 1,
     errors.MemoryExhausted: 5,
+    Draining: 1,
 }
 """Seconds after which the same request is worth another try."""
 
@@ -217,7 +219,10 @@ async def _disconnected(request: Request, error: Exception) -> Response:  # noqa
 
 
 class UnhandledErrors:
-    """ASGI middleware: a defect is logged with its traceback and answered with a 500."""
+    """ASGI middleware: a defect is logged with its traceback and answered with a 500.
+
+    What is cut off because the service ends is answered with a 503: a retry is safe.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -236,6 +241,11 @@ class UnhandledErrors:
 
         try:
             await self.app(scope, receive, note_start)
+        except asyncio.CancelledError:
+            if not started:
+                error = Draining("the service ended before this was answered; send it again")
+                await render(Request(scope), error)(scope, receive, send)
+            raise
         except Exception:
             if started:  # the server must cut the answer off, so that it is seen to be broken
                 raise
