@@ -95,7 +95,9 @@ class RequestLines:
         }
         known = {name: fact for name, fact in facts.items() if fact is not None}
         message = "request" if served.status is not None else "request given up"
-        _REQUESTS.log(level, message, extra=known)
+        # As `log` does, which would first walk up the stack to find out where it was called.
+        name = _REQUESTS.name
+        _REQUESTS.handle(_REQUESTS.makeRecord(name, level, "", 0, message, (), None, extra=known))
 
 
 def _ms(seconds: float) -> float:

@@ -22,7 +22,7 @@ from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 from gradstep_server.unix_socket import unix_socket
 
-GRACE = 8
+GRACE = 7
 """Seconds that requests in flight have to end when the service is told to stop: with
 what follows, the process is gone within 10."""
 
