@@ -91,6 +91,12 @@ class Server:
         self._signal(signal.SIGTERM)
         return time.monotonic() - began
 
+    def await_end(self) -> None:
+        """Wait until it has ended, having been asked to."""
+        assert self._process is not None
+        self._process.wait(PATIENCE)
+        self._process = None
+
     def _signal(self, number: int) -> None:
         assert self._process is not None
         children = self.process.children(recursive=True)

@@ -14,6 +14,7 @@ from session_states import COMPUTE, NOON, config, frozen, packed_all
 from gradstep_server.sessions.background import DEFAULT_POLICY, SnapshotPolicy
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.errors import StoreUnavailable
+from gradstep_server.sessions.observer import UNOBSERVED, Observer
 from gradstep_server.sessions.receipts import Stepped
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.state import State
@@ -85,10 +86,17 @@ class BreakingStore(MemoryStore):
         return done
 
 
-def opened(store: Store, budget: int = BUDGET, policy: SnapshotPolicy = DEFAULT_POLICY) -> Sessions:
+def opened(
+    store: Store,
+    budget: int = BUDGET,
+    policy: SnapshotPolicy = DEFAULT_POLICY,
+    observer: Observer = UNOBSERVED,
+) -> Sessions:
     """Return sessions on a store, as another process would open them."""
     ticks = itertools.count(1)
-    return Sessions(store, COMPUTE, budget, policy, clock=lambda: NOON + next(ticks))
+    return Sessions(
+        store, COMPUTE, budget, policy, clock=lambda: NOON + next(ticks), observer=observer
+    )
 
 
 async def created(
@@ -97,9 +105,10 @@ async def created(
     *,
     steps: int = 0,
     policy: SnapshotPolicy = DEFAULT_POLICY,
+    observer: Observer = UNOBSERVED,
 ) -> Sessions:
     """Return sessions of which one exists and was stepped so often."""
-    sessions = opened(store or SlowStore(), policy=policy)
+    sessions = opened(store or SlowStore(), policy=policy, observer=observer)
     await sessions.create(REF, settings, PARAMS)
     for n in range(1, steps + 1):
         await step(sessions, n)

@@ -30,6 +30,10 @@ async def _always_ready() -> None:
     pass
 
 
+async def _no_metrics() -> bytes:
+    return b""
+
+
 def stateless_app(
     *more: APIRouter,
     max_points: int = 10_000_000,
@@ -43,7 +47,7 @@ def stateless_app(
         curves.router(max_points),
         catalogue.router,
         backprop.router,
-        service.router(ready),
+        service.router(ready, _no_metrics),
         docs.router,
     )
     for router in (*routers, *more):

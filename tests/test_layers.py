@@ -20,6 +20,7 @@ ROOTS = frozenset(
         "admission",
         "app",
         "cli",
+        "draining",
         "ending",
         "maintenance",
         "opening",
@@ -45,6 +46,8 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "web": frozenset(
         {"errors", "keys", "kinds", "schedulers", "optimizers", "backprop", "sessions"}
     ),
+    "metrics": frozenset({"sessions", "web"}),
+    "logs": frozenset({"web"}),
     "reference": frozenset({"kinds", "schedulers", "optimizers", "web"}),
 }
 """What each layer may import of the project, beside itself and the version."""
@@ -62,6 +65,8 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "sessions": _NUMERIC | {"orjson", "blake3"},
     "stores": frozenset({"apsw", "asyncpg"}),
     "reference": frozenset({"numpy", "orjson"}),
+    "metrics": frozenset({"prometheus_client"}),
+    "logs": frozenset({"orjson", "structlog"}),
     "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger"},
 }
 """What each layer may import beside the project and the standard library."""

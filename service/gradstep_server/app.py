@@ -9,11 +9,15 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
-from gradstep_server import __version__
+from gradstep_server import __version__, metrics
 from gradstep_server.admission import keyring
+from gradstep_server.draining import Draining
+from gradstep_server.logs import PROBES, RequestLines
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
+from gradstep_server.sessions.observer import Observer
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Store
@@ -37,13 +41,18 @@ from gradstep_server.web import (
 from gradstep_server.web.access import Services
 from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
+from gradstep_server.web.errors import Draining as IsDraining
 from gradstep_server.web.request_id import RequestId
 from gradstep_server.web.secure_headers import SecureHeaders
+from gradstep_server.web.served import Watched, Watcher
 
 _log = logging.getLogger(__name__)
 
 _TAGS = ("schedules", "catalogue", "backprop", "sessions", "steps", "params", "service")
 """The parts of the API, in the order in which its documentation shows them."""
+
+_FRESHNESS = 5.0
+"""Seconds after which a worker's gauges are set anew."""
 
 _EXPIRY_INTERVAL = 60.0
 """Seconds between two searches for idle sessions."""
@@ -65,14 +74,12 @@ def make_store(settings: Settings) -> Store:
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application, its store opened when it starts and closed when it ends."""
-    store = make_store(settings)
+    families = metrics.Families()
+    store = metrics.ObservedStore(make_store(settings), families)
     compute = Compute(settings.threads or os.cpu_count() or 1)
-    policy = SnapshotPolicy(
-        log_factor=settings.snapshot_factor,
-        steps=settings.snapshot_steps,
-        seconds=settings.snapshot_seconds,
-    )
-    kept = Sessions(store, compute, settings.memory_budget, policy)
+    kept = _sessions(settings, store, compute, metrics.SessionMetrics(families))
+    page = metrics.Page(families, kept.memory)
+    draining = Draining(settings.drain_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,8 +89,9 @@ def create_app(settings: Settings) -> FastAPI:
             closing.push_async_callback(store.close)
             closing.push_async_callback(kept.close)
             await asyncio.to_thread(warm_up, compute)
-            expiry = asyncio.create_task(_expire(kept, settings.session_ttl))
-            closing.push_async_callback(_end, expiry)
+            for work in (_expire(kept, settings.session_ttl), page.keep_fresh(_FRESHNESS)):
+                closing.push_async_callback(_end, asyncio.create_task(work))
+            closing.enter_context(draining.on_sigterm())
             yield
 
     app = FastAPI(
@@ -94,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_tags=[{"name": tag} for tag in _TAGS],
         docs_url=None,
         redoc_url=None,
+        telemetry=_telemetry(settings),
     )
     limits = Limits(header=settings.max_header_size, tensors=settings.max_tensors)
     app.state.services = Services(kept, limits, settings.max_points)
@@ -106,7 +115,7 @@ def create_app(settings: Settings) -> FastAPI:
         params.router,
         branches.router,
         history.router,
-        service.router(store.check),
+        service.router(_readiness(store, draining), page.read),
         docs.router,
     ):
         app.include_router(router)
@@ -118,8 +127,40 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(cors.StatelessCors, origins=settings.cors_origins)
     app.add_middleware(SecureHeaders)
+    watchers: list[Watcher] = [metrics.RequestMetrics(families)]
+    if settings.access_log:
+        watchers.append(RequestLines())
+    app.add_middleware(Watched, watchers=watchers)
     app.add_middleware(RequestId)
     return app
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    return {
+        "auto_configure": settings.otel,
+        "tracing": settings.otel,
+        "metrics": False,
+        "logs": False,
+        "exclude": lambda scope: scope["path"] in PROBES,
+    }
+
+
+def _sessions(settings: Settings, store: Store, compute: Compute, observer: Observer) -> Sessions:
+    policy = SnapshotPolicy(
+        log_factor=settings.snapshot_factor,
+        steps=settings.snapshot_steps,
+        seconds=settings.snapshot_seconds,
+    )
+    return Sessions(store, compute, settings.memory_budget, policy, observer=observer)
+
+
+def _readiness(store: Store, draining: Draining) -> service.Readiness:
+    async def ready() -> None:
+        if draining.has_begun:
+            raise IsDraining("the service was told to end; use another replica")
+        await store.check()
+
+    return ready
 
 
 async def _end(task: asyncio.Task[None]) -> None:

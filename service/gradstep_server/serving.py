@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import copy
+import importlib.util
 import socket
 import ssl
 from contextlib import suppress
@@ -12,18 +12,18 @@ from typing import Any
 import typer
 import uvicorn
 from pydantic import ByteSize
-from uvicorn.config import LOGGING_CONFIG
 from uvicorn.supervisors import Multiprocess
 
-from gradstep_server import __version__, admission
+from gradstep_server import __version__, admission, logs
 from gradstep_server.app import create_app, make_store
 from gradstep_server.ending import CannotRun
+from gradstep_server.metrics import workers
 from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 from gradstep_server.unix_socket import unix_socket
 
-GRACE = 8
+GRACE = 7
 """Seconds that requests in flight have to end when the service is told to stop: with
 what follows, the process is gone within 10."""
 
@@ -38,6 +38,7 @@ def run(settings: Settings) -> None:
     """
     admission.require_keys(settings)
     _check_certificate(settings)
+    require_extras(settings)
     store = _checked_store(settings)
     keys = admission.prepare(settings)
     if settings.uds is None:
@@ -48,11 +49,22 @@ def run(settings: Settings) -> None:
         _serve(settings, listening, banner(settings, store, None, keys))
 
 
+def require_extras(settings: Settings) -> None:
+    """Refuse to serve without what the settings need.
+
+    Raises:
+        CannotRun: a package is not installed.
+    """
+    if settings.otel and importlib.util.find_spec("opentelemetry.sdk") is None:
+        raise CannotRun("--otel needs more: pip install 'gradstep-server[otel]'", exit_code=2)
+
+
 def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
     with suppress(OSError):  # who reads it may be on a full disk, which keeps no one from serving
         typer.echo(said)
     if settings.workers > 1:
-        Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
+        with workers.shared():
+            Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
         return
     server = uvicorn.Server(_uvicorn(create_app(settings), settings))
     try:
@@ -146,11 +158,6 @@ def _checked_store(settings: Settings) -> Store:
 
 
 def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401 - an app, or the name of its factory
-    level = settings.log_level.upper()
-    logging = copy.deepcopy(LOGGING_CONFIG)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "gradstep_server"):
-        logging["loggers"].setdefault(name, {"handlers": ["default"], "propagate": False})
-        logging["loggers"][name]["level"] = level
     return uvicorn.Config(
         target,
         factory=isinstance(target, str),
@@ -161,10 +168,9 @@ def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401
         http="httptools",
         ws="none",
         lifespan="on",
-        log_config=logging,
+        log_config=logs.configuration(settings.log_level, settings.log_format),
         log_level=settings.log_level,
-        # A line per request costs more than a small step.
-        access_log=settings.log_level == "debug",
+        access_log=False,  # the service has lines of its own, which say more
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )

@@ -111,6 +111,19 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """The least severe messages that are logged."""
 
+    log_format: Literal["json", "text"] | None = None
+    """How a line of the log is written; by default as text on a terminal, as JSON elsewhere."""
+
+    access_log: bool = True
+    """Whether every request gets a line in the log; those of probes get one at level debug."""
+
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 0
+    """Seconds after SIGTERM in which all is served as before, while /readyz says that the
+    service is draining, so that a balancer can notice; a second signal cuts them short."""
+
+    otel: bool = False
+    """Whether traces go where OTEL_EXPORTER_OTLP_ENDPOINT says; needs gradstep-server[otel]."""
+
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads that compute a step; by default one per core."""
 

@@ -52,9 +52,15 @@ class Line:
             return None
         self._http.base_url = self._server.url
         try:
-            return send(self._http)
+            answer = send(self._http)
         except httpx.TransportError:
             return None
+        return None if _is_cut_off(answer) else answer
+
+
+def _is_cut_off(answer: httpx.Response) -> bool:
+    """Whether a server only says that it ended before it could answer."""
+    return answer.status_code == 503 and answer.json()["code"] == "draining"
 
 
 class Role(Protocol):

@@ -101,9 +101,11 @@ class ForkedServer(Server):
 
 
 @contextmanager
-def forked(nursery: Nursery, data: Path, *, store_threads: int = 16) -> Iterator[ForkedServer]:
+def forked(
+    nursery: Nursery, data: Path, *flags: str, store_threads: int = 16
+) -> Iterator[ForkedServer]:
     """Run a forked server as long as the block lasts."""
-    started = ForkedServer(nursery, data, store_threads=store_threads)
+    started = ForkedServer(nursery, data, *flags, store_threads=store_threads)
     try:
         started.start()
         yield started

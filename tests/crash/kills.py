@@ -65,7 +65,7 @@ def run(scale: float, progress: Callable[[int, int], None]) -> list[Finding]:
             target.start()
             crew.check(acknowledged, cycle % len(crew.owners))
             progress(cycle, cycles)
-        return crew.end(cycles + cut, cut)
+        return _findings(crew, cycles + cut, cut, crew.end())
 
 
 class Crew:
@@ -103,8 +103,8 @@ class Crew:
                 assert position(found) <= owner.acknowledged + 1, "a step that was not sent"
                 assert self._truths[chosen].agrees(found), f"{owner.plan.id} is between two steps"
 
-    def end(self, kills: int, cut: int) -> list[Finding]:
-        """Let every client see its last answer, and compare every session with the truth."""
+    def end(self) -> int:
+        """See every last answer, and compare all sessions with the truth; return the steps."""
         for client in self.clients:
             client.end()
         taken = [owner.acknowledged for owner in (*self.owners, self.heavy)]
@@ -122,34 +122,35 @@ class Crew:
                     f"{plan.id} is at {position(found)}, not at {steps}"
                 )
                 assert truth.agrees(found), f"{plan.id} is not what {steps} steps lead to"
-        return self._findings(kills, cut, sum(taken) + len(won))
+        return sum(taken) + len(won)
 
-    def _findings(self, kills: int, cut: int, steps: int) -> list[Finding]:
-        resent = sum(client.line.resent for client in self.clients)
-        replayed = sum(client.line.replayed for client in self.clients)
-        lost = sum(racer.lost for racer in self.racers)
-        did = (
-            f"{kills} × kill -9 of the server, {cut} of them while it started, under 4 clients, "
-            f"each on a session of its own (bodies of 1 KB to 4 MB) and on one that all write "
-            f"to, and a fifth that sent {self.heavy.acknowledged} × 64 MB; {steps} steps"
-        )
-        return [
-            Finding(
-                "D1, D2, D3",
-                "kill -9 under load",
-                did,
-                f"0 acknowledged steps lost, 0 half steps after any start; {resent} requests were "
-                f"sent again, {replayed} of them had been carried out; all 6 sessions "
-                "bit-identical to the same steps in memory",
-            ),
-            Finding(
-                "D4",
-                "four writers, kill -9",
-                f"4 clients raced for {len(self.winners.of)} steps of one session, each with "
-                "gradients of its own, through the same kills",
-                f"one winner each; {lost} times 409 step-conflict with the position to send",
-            ),
-        ]
+
+def _findings(crew: Crew, kills: int, cut: int, steps: int) -> list[Finding]:
+    resent = sum(client.line.resent for client in crew.clients)
+    replayed = sum(client.line.replayed for client in crew.clients)
+    lost = sum(racer.lost for racer in crew.racers)
+    did = (
+        f"{kills} × kill -9 of the server, {cut} of them while it started, under 4 clients, "
+        f"each on a session of its own (bodies of 1 KB to 4 MB) and on one that all write "
+        f"to, and a fifth that sent {crew.heavy.acknowledged} × 64 MB; {steps} steps"
+    )
+    return [
+        Finding(
+            "D1, D2, D3",
+            "kill -9 under load",
+            did,
+            f"0 acknowledged steps lost, 0 half steps after any start; {resent} requests were "
+            f"sent again, {replayed} of them had been carried out; all 6 sessions "
+            "bit-identical to the same steps in memory",
+        ),
+        Finding(
+            "D4",
+            "four writers, kill -9",
+            f"4 clients raced for {len(crew.winners.of)} steps of one session, each with "
+            "gradients of its own, through the same kills",
+            f"one winner each; {lost} times 409 step-conflict with the position to send",
+        ),
+    ]
 
 
 def _plan(number: int, largest: str) -> Plan:

@@ -28,6 +28,7 @@ from crash import (
     power,
     racers,
     recovery,
+    sigterm,
     syscalls,
     workers,
 )
@@ -48,6 +49,7 @@ Progressing = Callable[[int, int], None]
 
 EXPERIMENTS: Mapping[str, Callable[[float, Progressing], list[Finding]]] = {
     "kills": kills.run,
+    "sigterm": sigterm.run,
     "syscalls": syscalls.run,
     "power": power.run,
     "full_disk": full_disk.run,

@@ -15,6 +15,7 @@ SCALES = {
     "kills": 0.02,
     "power": 0.02,
     "racers": 0.01,
+    "sigterm": 0.1,
     "syscalls": 0.02,
     "workers": 0.1,
 }

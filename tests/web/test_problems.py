@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,6 +12,7 @@ from fastapi import APIRouter, HTTPException
 from httpx import Response
 from session_app import running
 from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 from stateless_app import JSON, client, stateless_app
 
 from gradstep_server.errors import Fault, GradstepError, InvalidRequest
@@ -217,3 +220,30 @@ def test_responses_of_one_status_are_declared_together() -> None:
     assert "`step-conflict`" in declared[409]["description"]
     assert "`position-mismatch`" in declared[409]["description"]
     assert declared[422]["model"] is Problem
+
+
+def test_what_is_cut_off_because_the_service_ends_is_to_be_sent_again() -> None:
+    sent: list[Message] = []
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> Message:
+        raise AssertionError("nothing reads a body")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def cut_off() -> None:
+        scope = {"type": "http", "method": "PUT", "path": "/", "headers": []}
+        served = asyncio.ensure_future(problems.UnhandledErrors(waits)(scope, receive, send))
+        await asyncio.sleep(0)
+        served.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await served
+
+    asyncio.run(cut_off())
+    start, body = sent
+    assert start["status"] == 503
+    assert (b"retry-after", b"1") in start["headers"]
+    assert json.loads(body["body"])["code"] == "draining"

@@ -35,7 +35,8 @@ GradstepError
     ├── Unavailable               502, 503, 504, 507
     │   ├── StoreUnavailable      store-unavailable
     │   ├── StorageFull           storage-full
-    │   └── MemoryExhausted       memory-exhausted
+    │   ├── MemoryExhausted       memory-exhausted
+    │   └── Draining              draining
     └── ServerError               500 and other 5xx
         ├── InternalError         internal-error
         └── SessionCorrupt        session-corrupt
@@ -332,6 +333,12 @@ class MemoryExhausted(Unavailable):
     """Raised when a session does not fit the server's memory."""
 
     problem_code = "memory-exhausted"
+
+
+class Draining(Unavailable):
+    """Raised when the server is about to end."""
+
+    problem_code = "draining"
 
 
 class ServerError(ApiError):

@@ -7,11 +7,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from gradstep_server.errors import GradstepError
 from gradstep_server.sessions.entries import REWIND
 from gradstep_server.sessions.hot import Growth, Hot, HotSessions
+from gradstep_server.sessions.observer import UNOBSERVED, Observer, SnapshotOutcome
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.snapshots import Capture, pieces_of
 from gradstep_server.sessions.state import State
@@ -22,6 +24,10 @@ _log = logging.getLogger(__name__)
 
 SYNC_AFTER = 1.0
 """Seconds after which a relaxed step is synced: what a loss of power can take."""
+
+LAST_PIECES = 1.0
+"""Seconds that snapshots under way have when the service ends; those that need more are
+abandoned, and due again when their sessions are used next."""
 
 _KEPT = 2
 """Snapshots of a branch that are always kept, so that it can be gone back a little."""
@@ -67,18 +73,25 @@ class Background:
         timeline: Timeline,
         policy: SnapshotPolicy,
         clock: Callable[[], float],
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._store = store
         self._hot = hot
         self._timeline = timeline
         self._policy = policy
         self._clock = clock
+        self._observer = observer
         self._tasks: dict[tuple[str, str, str], asyncio.Task[None]] = {}
         self._closing = asyncio.Event()
 
     async def close(self) -> None:
-        """Sync what is not synced, and end."""
+        """Sync what is not synced, finish or abandon snapshots, and end."""
         self._closing.set()
+        snapshots = [task for (what, *_), task in self._tasks.items() if what == "snapshot"]
+        if snapshots:
+            _, unfinished = await asyncio.wait(snapshots, timeout=LAST_PIECES)
+            for task in unfinished:
+                task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def look_after(self, hot: Hot) -> None:
@@ -123,10 +136,16 @@ class Background:
             header, state = locked.loaded()
             capture = Capture.begin(state)
             before, locked.growth = locked.growth, Growth(self._clock())
-        kept = False
+        kept, began = False, perf_counter()
+        outcome: SnapshotOutcome = "failed"
         try:
             kept = await self._captured(header, state, capture, hot.ref)
+            outcome = "kept" if kept else "abandoned"
+        except asyncio.CancelledError:
+            outcome = "abandoned"
+            raise
         finally:
+            self._observer.snapshot(outcome, perf_counter() - began)
             if not kept:  # it is still due
                 hot.growth.log_bytes += before.log_bytes
                 hot.growth.steps += before.steps

@@ -25,6 +25,7 @@ from gradstep_server.sessions.errors import (
     SessionCorrupt,
     SessionNotFound,
 )
+from gradstep_server.sessions.observer import UNOBSERVED, Memory, Observer
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Head, Header, Ref, Store
 from gradstep_server.sessions.timeline import Timeline
@@ -81,12 +82,14 @@ class HotSessions:
         compute: Compute,
         budget: int,
         clock: Callable[[], float],
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._store = store
         self._timeline = timeline
         self._compute = compute
         self._budget = budget
         self._clock = clock
+        self._observer = observer
         self._all: OrderedDict[Ref, Hot] = OrderedDict()
 
     @asynccontextmanager
@@ -129,6 +132,11 @@ class HotSessions:
                 yield rebuilt.state
             finally:
                 hot.state = None
+
+    def memory(self) -> Memory:
+        """Return what the sessions in memory take of the budget."""
+        loaded = [hot.nbytes for hot in self._all.values() if hot.state is not None]
+        return Memory(len(loaded), sum(loaded), self._budget)
 
     def header(self, ref: Ref) -> Header | None:
         """Return the header of a session that is in memory."""
@@ -269,6 +277,7 @@ class HotSessions:
             evicted = idle.popleft()
             free += evicted.nbytes
             del self._all[evicted.ref]
+            self._observer.evicted()
         hot.nbytes = nbytes
 
     def drop(self, hot: Hot) -> None:

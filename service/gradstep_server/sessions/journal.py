@@ -11,6 +11,7 @@ from gradstep_server.sessions.digests import body
 from gradstep_server.sessions.entries import STEP, UNSYNCED, Planned, sealed_entry
 from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
+from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Entry, Header, Store
@@ -50,8 +51,11 @@ class Journal:
         self._background = background
         self._clock = clock
 
-    async def once(self, hot: Hot, command: Command) -> tuple[Entry, bool]:
+    async def once(
+        self, hot: Hot, command: Command, laps: Laps | None = None
+    ) -> tuple[Entry, bool]:
         """Do `command` unless it is done; return its entry, and whether it was done before."""
+        laps = laps or Laps()
         while True:
             done = await command.find(*hot.loaded())
             if done is not None:
@@ -71,7 +75,8 @@ class Journal:
             basis = None
             if planned.past is not None:
                 basis = await self._go_back(hot, command, planned.past)
-            if await self._commit(hot, entry, command.tensors, after, basis):
+            laps.end("compute")
+            if await self._commit(hot, entry, command.tensors, after, basis, laps):
                 self._background.look_after(hot)
                 return entry, False
 
@@ -85,7 +90,13 @@ class Journal:
             raise
 
     async def _commit(
-        self, hot: Hot, entry: Entry, tensors: Tensors, after: bytes, basis: Basis | None
+        self,
+        hot: Hot,
+        entry: Entry,
+        tensors: Tensors,
+        after: bytes,
+        basis: Basis | None,
+        laps: Laps,
     ) -> bool:
         """Append and apply; false, and caught up, if another process was first."""
         header, state = hot.loaded()
@@ -102,11 +113,13 @@ class Journal:
         except BaseException:  # whatever happened, it may be in the log
             hot.doubted = True
             raise
+        laps.end("append")
         try:
             await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
         except BaseException:  # it may be applied in part
             self._hot.drop(hot)
             raise
+        laps.end("compute")
         if synced:
             hot.durable_step = state.step
         hot.growth.log_bytes += entry.body_size

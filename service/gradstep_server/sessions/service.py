@@ -30,6 +30,8 @@ from gradstep_server.sessions.guards import Version, fence, stale, version_of
 from gradstep_server.sessions.headers import Origin, config_of, origin_of
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.journal import Command, Journal
+from gradstep_server.sessions.laps import Laps
+from gradstep_server.sessions.observer import UNOBSERVED, Memory, Observer
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import (
     EpochReceipt,
@@ -56,13 +58,14 @@ class Sessions:
         memory_budget: int,
         policy: SnapshotPolicy = DEFAULT_POLICY,
         clock: Callable[[], float] = time.time,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._store = store
         self._compute = compute
         self._clock = clock
-        self._timeline = Timeline(store, compute)
-        self._hot = HotSessions(store, self._timeline, compute, memory_budget, clock)
-        self._background = Background(store, self._hot, self._timeline, policy, clock)
+        self._timeline = Timeline(store, compute, observer)
+        self._hot = HotSessions(store, self._timeline, compute, memory_budget, clock, observer)
+        self._background = Background(store, self._hot, self._timeline, policy, clock, observer)
         self._journal = Journal(store, self._hot, compute, self._background, clock)
         self._creation = Creation(store, self._hot, compute, clock)
         self._commands = Commands(store, self._timeline, compute)
@@ -70,6 +73,10 @@ class Sessions:
     async def close(self) -> None:
         """Finish what goes on in the background."""
         await self._background.close()
+
+    def memory(self) -> Memory:
+        """Return what the sessions in memory take."""
+        return self._hot.memory()
 
     async def create(self, ref: Ref, config: SessionConfig, params: Tensors | None) -> View:
         """Create a session, with its initial parameters if they are given.
@@ -178,19 +185,26 @@ class Sessions:
         generation: int | None,
         want_params: bool,
         dtype: DType | None = None,
+        laps: Laps | None = None,
     ) -> Stepped:
         """Take step n, or the next one if n is None; answer with parameters as `params` does.
+
+        Its phases are counted in `laps`.
 
         Raises:
             PositionMismatch, StepConflict, GenerationMismatch, ParamsMissing,
             InvalidTensors, NonFiniteGradient: the step was not taken.
         """
+        laps = laps or Laps()
         command = await self._commands.step(n, gradients, asked, generation=generation)
+        laps.end("digest")
         async with self._hot.use(ref) as hot:
-            entry, replayed = await self._journal.once(hot, command)
+            laps.end("wait")
+            entry, replayed = await self._journal.once(hot, command, laps)
             state = hot.loaded()[1]
             params = await _params(state, state.generation, dtype) if want_params else None
             receipt = receipts.receipt(state, entry, hot.durable_step, replayed=replayed)
+            laps.end("copy")
             return Stepped(receipt, params, state.seq)
 
     async def receipt(self, ref: Ref, n: int) -> Receipt:

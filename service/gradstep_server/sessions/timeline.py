@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -28,6 +29,7 @@ from gradstep_server.sessions.errors import (
     StepNotFound,
 )
 from gradstep_server.sessions.headers import begins_filled, config_of
+from gradstep_server.sessions.observer import UNOBSERVED, Observer
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.snapshots import (
     empty_state,
@@ -83,9 +85,10 @@ class Rebuilt:
 class Timeline:
     """Finds entries of a session's branch, and rebuilds the states after them."""
 
-    def __init__(self, store: Store, compute: Compute) -> None:
+    def __init__(self, store: Store, compute: Compute, observer: Observer = UNOBSERVED) -> None:
         self._store = store
         self._compute = compute
+        self._observer = observer
 
     async def rebuild(
         self, header: Header, seq: int, start: State | None, reserve: Reserve
@@ -101,10 +104,11 @@ class Timeline:
         Raises:
             SessionCorrupt: what is needed is damaged, or was trimmed.
         """
+        began = perf_counter()
         if start is not None and not await self._stands_in(header.key, start):
             start = None
         way, state = await self._begun(header, seq, start, reserve)
-        replayed = 0
+        replayed = entries = 0
         for after, upto in way.stretches:
             async for entry, body in self._store.replay(header.key, after, upto):
                 if entry.kind == INIT:
@@ -112,10 +116,12 @@ class Timeline:
                     reserve(state.footprint(param_sizes(index)))
                 await offload(len(body) // _BYTES, replay, state, entry, body, self._compute)
                 replayed += len(body)
+                entries += 1
                 if entry.kind == CONFIG:
                     reserve(state.nbytes)
         if state.seq != seq:
             raise SessionCorrupt(f"the log ends at entry {state.seq}, entry {seq} is missing")
+        self._observer.rebuilt(entries, perf_counter() - began)
         return Rebuilt(state, replayed, way.basis)
 
     async def entry_of(self, header: Header, state: State, step: int) -> Entry:

@@ -46,7 +46,9 @@ async def _tenant(request: Request) -> str:
 
 
 async def _ref(request: Request, id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
-    return holder_of(request).tenant, id
+    ref = holder_of(request).tenant, id
+    request.state.session = ref  # for the log
+    return ref
 
 
 ServicesOf = Annotated[Services, Depends(_services)]

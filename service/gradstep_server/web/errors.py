@@ -7,6 +7,7 @@ GradstepError
 ├── BodyTooLarge              the body exceeds a limit
 ├── Unauthenticated           no key was sent, or none that is in force
 ├── Forbidden                 the key's role does not allow it
+├── Draining                  the service was told to end, and soon will
 └── NotFound
     └── UnknownKind           no scheduler or optimizer has this name
 """
@@ -59,6 +60,13 @@ class Forbidden(GradstepError):
 
     code = "forbidden"
     title = "The key does not allow this"
+
+
+class Draining(GradstepError):
+    """Raised where readiness is asked for when the service was told to end."""
+
+    code = "draining"
+    title = "The service is about to end"
 
 
 class UnknownKind(NotFound):

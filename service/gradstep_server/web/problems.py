@@ -7,6 +7,7 @@ same shape.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ from gradstep_server.errors import Fault, GradstepError, InvalidRequest, NotFoun
 from gradstep_server.sessions import errors
 from gradstep_server.web.errors import (
     BodyTooLarge,
+    Draining,
     Forbidden,
     MalformedBody,
     NotAcceptable,
@@ -52,12 +54,14 @@ STATUS: Mapping[type[GradstepError], int] = {
     UnsupportedMediaType: 415,
     NotAcceptable: 406,
     BodyTooLarge: 413,
+    Draining: 503,
 }
 """The status of each class and of those below it."""
 
 RETRY_AFTER: Mapping[type[GradstepError], int] = {
     errors.StoreUnavailable: 1,
     errors.MemoryExhausted: 5,
+    Draining: 1,
 }
 """Seconds after which the same request is worth another try."""
 
@@ -153,13 +157,15 @@ def _document(
     extra: Mapping[str, int | str | None] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
+    state = request.scope.setdefault("state", {})
+    state["problem"] = code  # for the log
     problem: dict[str, Any] = {
         "type": f"urn:gradstep:problem:{code}",
         "title": title,
         "status": status,
         "detail": detail,
         "code": code,
-        "request_id": request.scope.get("state", {}).get("request_id", ""),
+        "request_id": state.get("request_id", ""),
         **(extra or {}),
     }
     if faults:
@@ -220,7 +226,10 @@ async def _disconnected(request: Request, error: Exception) -> Response:  # noqa
 
 
 class UnhandledErrors:
-    """ASGI middleware: a defect is logged with its traceback and answered with a 500."""
+    """ASGI middleware: a defect is logged with its traceback and answered with a 500.
+
+    What is cut off because the service ends is answered with a 503: a retry is safe.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -239,6 +248,11 @@ class UnhandledErrors:
 
         try:
             await self.app(scope, receive, note_start)
+        except asyncio.CancelledError:
+            if not started:
+                error = Draining("the service ended before this was answered; send it again")
+                await render(Request(scope), error)(scope, receive, send)
+            raise
         except Exception:
             if started:  # the server must cut the answer off, so that it is seen to be broken
                 raise

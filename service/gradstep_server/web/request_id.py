@@ -1,14 +1,21 @@
-"""Every response carries an ``X-Request-Id``, the client's own where it sent a good one."""
+"""Every response carries an ``X-Request-Id``, the client's own where it sent a good one.
+
+So does every line that is logged on a request's behalf.
+"""
 
 from __future__ import annotations
 
 import re
 import uuid
+from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-Id"
+current: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request that the present task works for."""
+
 _GOOD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -32,4 +39,8 @@ class RequestId:
                 MutableHeaders(scope=message)[HEADER] = request_id
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        token = current.set(request_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            current.reset(token)

@@ -23,6 +23,7 @@ from gradstep_server.sessions.errors import (
     StorageFull,
     StoreUnavailable,
 )
+from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.receipts import EpochReceipt, Receipt
 from gradstep_server.sessions.store import Ref
 from gradstep_server.sessions.tensors import DType
@@ -219,7 +220,8 @@ async def _step(
 ) -> Response:
     own = await services.sessions.dtype(ref)
     require_half(own, wanted.dtype)
-    read = await tensor_bodies.gradients(request, said, own.master, services.limits)
+    laps = request.state.laps = Laps()
+    read = await tensor_bodies.gradients(request, said, own.master, services.limits, laps)
     as_json = wants_json(request, default=read.json)
     if as_json and wanted.params:  # refused before the step is taken
         require_small(await services.sessions.elements(ref))
@@ -231,5 +233,6 @@ async def _step(
         generation=generation,
         want_params=wanted.params,
         dtype=wanted.dtype,
+        laps=laps,
     )
     return await step_answer(stepped, as_json=as_json)

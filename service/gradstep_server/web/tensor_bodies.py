@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions import safetensors
+from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.sessions.tensors import DType, Tensors
@@ -96,18 +97,24 @@ Said = Annotated[Mapping[str, str], Depends(_said)]
 
 
 async def gradients(
-    request: Request, said: Mapping[str, str], master: DType, limits: Limits
+    request: Request, said: Mapping[str, str], master: DType, limits: Limits, laps: Laps
 ) -> Gradients:
     """Return the gradients of a body, and what was said beside them."""
     if _is_safetensors(request):
-        tensors, _ = safetensors.decode(await receive(request), limits)
+        received = await receive(request)
+        laps.end("receive")
+        tensors, _ = safetensors.decode(received, limits)
+        laps.end("decode")
         facts = {name: _number(text) for name, text in said.items()}
         return Gradients(tensors, _validated(Asked, facts, "/query"), json=False)
     if said:
         detail = "stands in the body where that is JSON"
         raise InvalidRequest(*(Fault(f"/query/{name}", detail) for name in said))
-    body = _validated(GradientsBody, await _json(request))
+    read = await json_body.read(request, json_body.LIMIT)
+    laps.end("receive")
+    body = _validated(GradientsBody, json_body.parse(read))
     tensors = await nested.read(body.grads, master, "grads", limits.tensors)
+    laps.end("decode")
     return Gradients(tensors, Asked(loss=body.loss, lr=body.lr), json=True)
 
 
