@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,18 @@ Gradients = Mapping[str, Array | None]
 """By name; None for a tensor that has no gradient in this step."""
 
 
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {}
+"""What kinds are tried with: every combination."""
+
+
 def grid(kind: str) -> list[dict[str, Any]]:
     """Return combinations of a kind's hyperparameters, ``type`` included."""
+    if kind in GRIDS:
+        points = itertools.product(*GRIDS[kind].values())
+        return [
+            {"type": kind, "lr": 0.01} | dict(zip(GRIDS[kind], point, strict=True))
+            for point in points
+        ]
     flag = (False, True)
     axes: dict[str, tuple[Any, ...]]
     if kind == "SGD":
@@ -57,9 +69,20 @@ def build(params: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.optim
     if "betas" in arguments:  # torch refuses JSON's integers
         arguments["betas"] = tuple(float(beta) for beta in arguments["betas"])
     name = OPTIMIZERS[params["type"]].torch_name.removeprefix("torch.optim.")
-    made = getattr(torch.optim, name)(tensors, foreach=False, fused=False, **arguments)
+    made_by = getattr(torch.optim, name)
+    plain = inspect.signature(made_by).parameters.keys() & {"foreach", "fused"}
+    made = made_by(tensors, **dict.fromkeys(plain, False), **arguments)
     assert isinstance(made, torch.optim.Optimizer)
     return made
+
+
+@contextmanager
+def numbers_of(tensors: list[torch.Tensor]) -> Iterator[None]:
+    """Let torch keep the numbers beside its tensors, such as NAdam's product, as exact as those."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(tensors[0].dtype)
+    yield
+    torch.set_default_dtype(before)
 
 
 def clip_gradients(tensors: list[torch.Tensor], clip: Any) -> float:
@@ -80,6 +103,7 @@ class TorchRun:
         self, params: Mapping[str, Any], initial: Mapping[str, Array], clip: Any = None
     ) -> None:
         self.clip = clip
+        self._scalars = OPTIMIZERS[params["type"]].scalars.keys()
         self.tensors = {name: torch.tensor(array) for name, array in initial.items()}
         self.optimizer = build(params, list(self.tensors.values()))
         self._rate = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, GAMMA)
@@ -92,7 +116,8 @@ class TorchRun:
             tensor.grad = None if gradient is None else torch.tensor(gradient)
             present += [tensor] if gradient is not None else []
         clip_gradients(present, self.clip)
-        self.optimizer.step()
+        with numbers_of(list(self.tensors.values())):
+            self.optimizer.step()
         self._rate.step()
 
     def values(self, name: str) -> Array:
@@ -100,13 +125,18 @@ class TorchRun:
         return array
 
     def slots(self, name: str) -> dict[str, Array]:
-        """Return the state that torch keeps for a tensor, the counter left out."""
+        """Return the tensors that torch keeps for a tensor."""
         kept = self.optimizer.state[self.tensors[name]]
         return {
             slot: value.numpy()
             for slot, value in kept.items()
-            if slot != "step" and value is not None
+            if slot not in {"step", *self._scalars} and value is not None
         }
+
+    def scalars(self, name: str) -> dict[str, float]:
+        """Return the numbers that torch keeps for a tensor, the counter left out."""
+        kept = self.optimizer.state[self.tensors[name]]
+        return {scalar: float(kept[scalar]) for scalar in self._scalars if scalar in kept}
 
 
 def draw(

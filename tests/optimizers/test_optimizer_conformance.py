@@ -28,7 +28,7 @@ from torch_optimizers import (
     grid,
 )
 
-from gradstep_server.optimizers import OPTIMIZERS
+from gradstep_server.optimizers import OPTIMIZERS, Scalars
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.tensors import DType, Tensor
 
@@ -76,6 +76,7 @@ class Run:
         """Give the session torch's state."""
         for name, tensor in self.ours.tensors.items():
             np.copyto(tensor.values, self.torch.values(name).ravel())
+            tensor.scalars = self.torch.scalars(name)
             for slot, kept in self.torch.slots(name).items():
                 np.copyto(tensor.slots[slot], kept.ravel())
 
@@ -196,12 +197,13 @@ def test_the_loops_alone_step_as_torch(kind: str, dtype: type[Any]) -> None:
         arrays = [rng.standard_normal(50).astype(dtype)]
         arrays += [np.zeros(50, dtype) for _ in range(1 + len(optimizer.slots()))]
         run = TorchRun({"type": kind, **example}, {"p": arrays[0]})
+        scalars: Scalars = {}
         for step in range(1, STEPS + 1):
             lr = run.optimizer.param_groups[0]["lr"]
             np.copyto(arrays[1], rng.standard_normal(50).astype(dtype))
             before = arrays[0].copy()
             run.step({"p": arrays[1]})
-            coefficients = optimizer.coefficients(lr, step, fresh=step == 1)
+            coefficients, scalars = optimizer.due(lr, step, fresh=step == 1, scalars=scalars)
             sign = -1.0 if optimizer.maximize else 1.0
             COMPUTE.step(optimizer.rule(), arrays, (sign, math.inf, *coefficients))
             tolerance = 1e-6 if dtype is np.float32 else 1e-12

@@ -1,7 +1,7 @@
 """What a step is: one class per kind, one compiled loop each."""
 
 from gradstep_server.optimizers.adam import Adam, AdamW
-from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.base import Due, Optimizer, Scalars
 from gradstep_server.optimizers.clipping import Clip, ClipNorm, Clipping, ClipValue
 from gradstep_server.optimizers.compute import (
     BLOCK,
@@ -28,10 +28,12 @@ __all__ = [
     "ClipValue",
     "Clipping",
     "Compute",
+    "Due",
     "FloatArray",
     "Optimizer",
     "Pass",
     "Scalar",
+    "Scalars",
     "added",
     "in_dtype",
     "warm_up",

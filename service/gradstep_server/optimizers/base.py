@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self
 
 from gradstep_server.kinds import Flag, Kind, NonNegative
 from gradstep_server.optimizers.compute import Rule
+
+Scalars = Mapping[str, float]
+"""Numbers that are kept of one tensor, by torch's names."""
+
+
+class Due(NamedTuple):
+    """What a step does to tensors that are stepped alike, beside what is in arrays."""
+
+    coefficients: tuple[float, ...]
+    """What the rule takes, in the order of its parameters."""
+
+    scalars: Scalars
+    """The scalars that the tensors have afterwards."""
 
 
 class Optimizer(Kind):
@@ -34,6 +49,10 @@ class Optimizer(Kind):
 
     fixed: ClassVar[frozenset[str]] = frozenset()
     """Hyperparameters that cannot change once a session has stepped."""
+
+    scalars: ClassVar[Scalars] = MappingProxyType({})
+    """Numbers that are kept of each tensor because they follow from more than its step,
+    by torch's names, with the largest that each may be; none is below 0."""
 
     @classmethod
     def has(cls, hyperparameter: str) -> bool:
@@ -73,4 +92,16 @@ class Optimizer(Kind):
             lr: the learning rate of this step.
             step: how often the tensor will have been stepped after this step, from 1.
             fresh: whether the tensor's slots are new and hold zeros.
+
+        A class that keeps scalars takes them by name, too, as they were before
+        the step. Their defaults are what the first step begins with.
         """
+
+    def next_scalars(self, lr: float, step: int) -> Scalars:  # noqa: ARG002 - most keep none
+        """Return the scalars after a step; a class that keeps some takes those before by name."""
+        return {}
+
+    def due(self, lr: float, step: int, *, fresh: bool, scalars: Scalars) -> Due:
+        """Return what a step does to tensors of which these scalars are kept."""
+        coefficients = self.coefficients(lr, step, fresh=fresh, **scalars)
+        return Due(coefficients, self.next_scalars(lr, step, **scalars))

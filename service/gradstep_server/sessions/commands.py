@@ -235,5 +235,5 @@ async def digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
 
 def _checked_footprint(state: State, file: StateFile) -> int:
     """Return the memory that an empty session takes with `file`, or raise."""
-    state.check(file.tensors, file.counters)
+    state.check(file.tensors, file.counters, file.scalars)
     return state.footprint(param_sizes(index(file.tensors)))

@@ -21,8 +21,9 @@ from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 _SMALL = 16_384
 """Elements that are copied to their neighbours sooner than they are stepped alone."""
 
-Key = tuple[int, int, bool]
-"""What tensors share coefficients: the group, the counter, and whether slots are new."""
+Key = tuple[int, int, bool, tuple[tuple[str, float], ...]]
+"""What tensors share coefficients: the group, the counter, whether slots are new, and the
+scalars that are kept of them."""
 
 
 class Run(NamedTuple):
@@ -90,7 +91,8 @@ def runs_of(state: State, tensors: Tensors, optimizers: Sequence[Optimizer], seq
         count = tensor.behind(seq) if tensor.ahead else tensor.size
         if count is None:
             continue
-        key = tensor.group, tensor.steps, not tensor.slots.keys() >= slots[tensor.group]
+        fresh = not tensor.slots.keys() >= slots[tensor.group]
+        key = tensor.group, tensor.steps, fresh, tuple(tensor.scalars.items())
         whole = count == tensor.size
         address = _address(gradient, master, width)
         if not (draft and whole and key == draft.key and draft.takes(tensor, gradient, address)):

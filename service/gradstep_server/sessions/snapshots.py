@@ -16,6 +16,7 @@ import numpy as np
 import orjson
 from blake3 import blake3
 
+from gradstep_server.optimizers import Scalars
 from gradstep_server.schedulers import Followed
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import Index, canonical, snapshot_seal, unpack
@@ -68,6 +69,7 @@ class Capture:
 
     seq: int = 0
     counters: dict[str, int] = field(default_factory=dict)
+    scalars: dict[str, Scalars] = field(default_factory=dict)
     pieces: list[tuple[str, int, int, int]] = field(default_factory=list)
     size: int = 0
     digest: blake3 = field(default_factory=blake3)
@@ -91,6 +93,7 @@ class Capture:
             if _slots(tensor) != self.slots[name]:
                 return None
             self.counters.setdefault(name, tensor.steps)
+            self.scalars.setdefault(name, tensor.scalars)
             self.pieces.append((name, start, stop, state.seq))
             arrays = [tensor.values, *tensor.slots.values()]
             parts += [memoryview(array[start:stop].tobytes()) for array in arrays]
@@ -107,6 +110,7 @@ class Capture:
             **self.facts,
             "seal": self.seal.hex(),
             "counters": self.counters,
+            "scalars": {name: dict(kept) for name, kept in self.scalars.items() if kept},
             "shapes": {name: list(tensor.shape) for name, tensor in state.tensors.items()},
             "slots": self.slots,
             "pieces": self.pieces,
@@ -163,6 +167,7 @@ def fill_in(state: State, facts: dict[str, Any], body: memoryview) -> None:
     state.lay_out(facts["shapes"])
     for name, tensor in state.tensors.items():
         tensor.steps = facts["counters"][name]
+        tensor.scalars = facts.get("scalars", {}).get(name, {})
         for slot in facts["slots"][name][1:]:
             state.add_slot(tensor, slot)
     storage = state.master.storage

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.optimizers import FloatArray, Optimizer
+from gradstep_server.optimizers import FloatArray, Optimizer, Scalars
 from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
@@ -24,6 +25,9 @@ PARAMS = "params"
 
 MAX_NAME = 512
 """The longest name of a tensor, in characters."""
+
+NO_SCALARS: Mapping[str, Scalars] = MappingProxyType({})
+"""The scalars of tensors whose optimizers keep none."""
 
 
 @dataclass(slots=True)
@@ -46,6 +50,9 @@ class TensorState:
 
     slots: dict[str, FloatArray] = field(default_factory=dict)
     """Views like `values`, by torch's names; made by the first step."""
+
+    scalars: Scalars = field(default_factory=dict)
+    """What the optimizer keeps beside them; made by the first step, never changed in place."""
 
     ahead: list[tuple[int, int]] = field(default_factory=list)
     """Where elements come from a snapshot, the end of each run of them and the
@@ -212,7 +219,12 @@ class State:
             for slot, values in {PARAMS: tensor.values, **tensor.slots}.items():
                 tensors[f"{slot}/{name}"] = Tensor.of(values, tensor.shape, self.master)
         counters = {name: tensor.steps for name, tensor in self.tensors.items()}
-        return {**self.facts(), "counters": counters}, tensors
+        return {**self.facts(), "counters": counters, "scalars": self.scalars}, tensors
+
+    @property
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """Return the scalars of each tensor that has some."""
+        return {name: dict(t.scalars) for name, t in self.tensors.items() if t.scalars}
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the tensors and their counters, as JSON."""
@@ -227,26 +239,43 @@ class State:
             "updated_at": self.updated_at,
         }
 
-    def check(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
-        """Raise unless `fill` can take these tensors and counters.
+    def check(
+        self,
+        tensors: Tensors,
+        counters: Mapping[str, int],
+        scalars: Mapping[str, Scalars] = NO_SCALARS,
+    ) -> None:
+        """Raise unless `fill` can take these tensors, counters and scalars.
 
         Raises:
             InvalidConfig: a group's pattern matches no parameter.
-            InvalidTensors: a dtype is too wide, or a slot fits no parameter.
+            InvalidTensors: a dtype is too wide, or a slot or a scalar fits no parameter.
         """
         found = _by_name(tensors)
         groups = self.groups.assign(found)
         for name, slots in found.items():
-            _check(name, slots, self.groups.optimizers[groups[name]], self.master, counters)
+            optimizer = self.groups.optimizers[groups[name]]
+            kept = scalars.get(name, {})
+            stepped = len(slots) > 1 or counters.get(name, 0) > 0 or bool(kept)
+            _check(name, slots, optimizer, self.master, stepped=stepped)
+            _check_scalars(name, kept, optimizer, stepped=stepped)
         for name in counters.keys() - found.keys():
             raise _misfit("counts the steps of no tensor", "counters", name)
+        for name in scalars.keys() - found.keys():
+            raise _misfit("belongs to no tensor", "scalars", name)
 
-    def fill(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
-        """Set parameters, slots and counters of an empty session from `<slot>/<name>`."""
+    def fill(
+        self,
+        tensors: Tensors,
+        counters: Mapping[str, int],
+        scalars: Mapping[str, Scalars] = NO_SCALARS,
+    ) -> None:
+        """Set all that is kept of the tensors of an empty session from `<slot>/<name>`."""
         found = _by_name(tensors)
         self.lay_out({name: slots[PARAMS].shape for name, slots in found.items()})
         for name, tensor in self.tensors.items():
             tensor.steps = counters.get(name, 0)
+            tensor.scalars = scalars.get(name, {})
             for slot, values in found[name].items():
                 values.widen_into(tensor.values if slot == PARAMS else self.add_slot(tensor, slot))
 
@@ -287,7 +316,7 @@ def _by_name(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
 
 
 def _check(
-    name: str, slots: Tensors, optimizer: Optimizer, master: DType, counters: Mapping[str, int]
+    name: str, slots: Tensors, optimizer: Optimizer, master: DType, *, stepped: bool
 ) -> None:
     """Raise unless these are one parameter with all the slots that it must have."""
     if not 0 < len(name) <= MAX_NAME or name == "__metadata__":
@@ -309,9 +338,22 @@ def _check(
     if unknown := sorted(given - known):
         has = ", ".join(sorted(known)) or "none"
         raise _misfit(f"{optimizer.kind_name()} has no such slot; it has {has}", unknown[0], name)
-    stepped = bool(given) or counters.get(name, 0) > 0
     if stepped and (missing := sorted(known - optimizer.late_slots - given)):
         raise _misfit("is missing, though the tensor was stepped", missing[0], name)
+
+
+def _check_scalars(name: str, kept: Scalars, optimizer: Optimizer, *, stepped: bool) -> None:
+    """Raise unless these are the scalars that a parameter must have."""
+    known = optimizer.scalars
+    if unknown := sorted(kept.keys() - known.keys()):
+        has = ", ".join(sorted(known)) or "none"
+        detail = f"{optimizer.kind_name()} keeps no such number; it keeps {has}"
+        raise _misfit(detail, "scalars", name, unknown[0])
+    if stepped and (missing := sorted(known.keys() - kept.keys())):
+        raise _misfit(f"{missing[0]} is missing, though the tensor was stepped", "scalars", name)
+    for scalar, value in kept.items():
+        if value > known[scalar]:
+            raise _misfit(f"must be at most {known[scalar]}", "scalars", name, scalar)
 
 
 def _misfit(detail: str, *path: str) -> InvalidTensors:

@@ -18,7 +18,16 @@ from pydantic import BaseModel, ConfigDict, Tag
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.kinds import NUMBER_OR_LIST, NonNegative, Real
-from gradstep_server.optimizers import Clipping, Compute, Optimizer, Pass, Scalar, added, in_dtype
+from gradstep_server.optimizers import (
+    Clipping,
+    Compute,
+    Due,
+    Optimizer,
+    Pass,
+    Scalar,
+    added,
+    in_dtype,
+)
 from gradstep_server.optimizers.clipping import (
     clipping,
     first_unusable,
@@ -36,14 +45,19 @@ _UNCLIPPED = Clipping(1.0, math.inf, clipped=False)
 
 
 class Coefficients(BaseModel):
-    """A rule's coefficients for the tensors of one group with one counter."""
+    """A rule's coefficients for the tensors of one group of which the same is kept."""
 
     model_config = ConfigDict(frozen=True)
 
     group: int
     steps: int
     fresh: bool
+    scalars: dict[str, float] = {}
+    """The scalars of these tensors before the step."""
+
     values: list[float]
+    after: dict[str, float] = {}
+    """Their scalars after the step."""
 
 
 Rates = Annotated[
@@ -162,8 +176,15 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
         coefficients=[
-            Coefficients(group=group, steps=steps, fresh=fresh, values=list(values))
-            for (group, steps, fresh), values in coefficients.items()
+            Coefficients(
+                group=group,
+                steps=steps,
+                fresh=fresh,
+                scalars=dict(scalars),
+                values=list(due.coefficients),
+                after=dict(due.scalars),
+            )
+            for (group, steps, fresh, scalars), due in coefficients.items()
         ],
     )
 
@@ -176,7 +197,10 @@ def apply(
     runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
     if runs is None:
         runs = runs_of(state, tensors, optimizers, seq)
-    coefficients = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
+    coefficients = {
+        (c.group, c.steps, c.fresh, tuple(c.scalars.items())): Due(tuple(c.values), c.after)
+        for c in record.coefficients
+    }
     bound = math.inf if record.bound is None else record.bound
     step_runs(state, runs, optimizers, coefficients, (record.scale, bound), compute)
 
@@ -195,7 +219,7 @@ def step_runs(
     state: State,
     runs: Sequence[Run],
     optimizers: Sequence[Optimizer],
-    coefficients: Mapping[Key, Sequence[float]],
+    coefficients: Mapping[Key, Due],
     clipped: tuple[float, float],
     compute: Compute,
 ) -> None:
@@ -205,7 +229,7 @@ def step_runs(
         state: whose they are.
         runs: the tensors with their gradients.
         optimizers: each group's.
-        coefficients: of the optimizers' rules, by the runs' keys.
+        coefficients: of the optimizers' rules, and scalars, by the runs' keys.
         clipped: what scales the gradients, and what then bounds them.
         compute: runs the loops.
     """
@@ -214,14 +238,15 @@ def step_runs(
     scalars: dict[Key, list[Scalar]] = {}
     passes = []
     for run in runs:
-        key = group, _, fresh = run.key
-        optimizer = optimizers[group]
+        key = group, _, fresh, _ = run.key
+        optimizer, due = optimizers[group], coefficients[key]
         if key not in scalars:
             signed = -scale if optimizer.maximize else scale
-            scalars[key] = in_dtype((signed, bound, *coefficients[key]), storage)
+            scalars[key] = in_dtype((signed, bound, *due.coefficients), storage)
         slots = optimizer.slots()
         for tensor in run.tensors:
             tensor.steps += 1
+            tensor.scalars = due.scalars
             for slot in slots if fresh else ():
                 state.add_slot(tensor, slot)
         span = run.span
@@ -259,27 +284,27 @@ def coefficients_of(
     optimizers: Sequence[Optimizer],
     rates: list[float],
     asked: Asked,
-) -> dict[Key, tuple[float, ...]]:
-    """Return the coefficients of this step, once per distinct key.
+) -> dict[Key, Due]:
+    """Return the coefficients of this step, and the scalars after it, once per distinct key.
 
     Raises:
         InvalidRequest: one is too large for the masters' dtype.
     """
     limit = largest(state.master.storage)
-    found: dict[Key, tuple[float, ...]] = {}
+    found: dict[Key, Due] = {}
     for run in runs:
         if run.key in found:
             continue
-        group, steps, fresh = run.key
-        values = optimizers[group].coefficients(rates[group], steps + 1, fresh=fresh)
-        if not all(map(limit.__ge__, map(abs, values))):
+        group, steps, fresh, scalars = run.key
+        due = optimizers[group].due(rates[group], steps + 1, fresh=fresh, scalars=dict(scalars))
+        if not all(map(limit.__ge__, map(abs, due.coefficients))):
             at = "/optimizer" if asked.lr is None else "/lr"
             detail = (
                 f"with the rate {rates[group]} and the hyperparameters of group {group} the step "
                 f"leaves the range of {state.master}"
             )
             raise InvalidRequest(Fault(at, detail))
-        found[run.key] = values
+        found[run.key] = due
     return found
 
 
