@@ -30,7 +30,15 @@ Gradients = Mapping[str, Array | None]
 """By name; None for a tensor that has no gradient in this step."""
 
 
-GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {}
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "NAdam": {
+        "betas": ([0.9, 0.999], [0, 0.5]),
+        "weight_decay": (0.0, 0.1),
+        "momentum_decay": (4e-3, 0.5),
+        "decoupled_weight_decay": (False, True),
+        "maximize": (False, True),
+    },
+}
 """What kinds are tried with: every combination."""
 
 

@@ -34,6 +34,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"type": "SGD", "lr": 0.1, "momentum": 0.9, "nesterov": True, "momentum_style": "classical"},
     {"type": "Adam", "lr": 0.1, "amsgrad": True, "maximize": True},
     {"type": "AdamW", "lr": 0.1, "betas": [0, 0.5]},
+    {"type": "NAdam", "lr": 0.1, "momentum_decay": 0.1},
 ]
 CONFIGS = st.builds(
     config,

@@ -22,6 +22,7 @@ SETTINGS = [
     config(ADAM | {"amsgrad": True}, DType.BF16),
     config(SGD, DType.F32, scheduler={"type": "StepLR", "step_size": 2}),
     config({"type": "SGD"}, param_groups=[{"match": ["b"], "momentum": 0.5}]),
+    config({"type": "NAdam", "lr": 0.1}),
 ]
 
 
@@ -51,11 +52,12 @@ def test_an_exported_state_continues_in_another_session(settings: SessionConfig)
     tensors, metadata = exported(state)
     file = imported(tensors, metadata)
     other = State.new(settings, 0.0)
-    other.check(file.tensors, file.counters)
-    other.fill(file.tensors, file.counters)
+    other.check(file.tensors, file.counters, file.scalars)
+    other.fill(file.tensors, file.counters, file.scalars)
     other.step, other.epoch, other.origin = file.step, file.epoch, file.origin
     more = {"w": packed(np.full((2, 2), 0.3), DType.F16)}
     assert take(other, more).lr == take(state, more).lr
+    assert other.scalars == state.scalars
     assert frozen(other)[1] == frozen(state)[1]
 
 

@@ -7,12 +7,14 @@ from typing import Annotated
 from gradstep_server.kinds import TaggedUnion
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.nadam import NAdam
 from gradstep_server.optimizers.sgd import SGD
 
 _KINDS: tuple[type[Optimizer], ...] = (
     SGD,
     Adam,
     AdamW,
+    NAdam,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
