@@ -38,6 +38,13 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "decoupled_weight_decay": (False, True),
         "maximize": (False, True),
     },
+    "ASGD": {
+        "lambd": (1e-4, 0.1),
+        "alpha": (0.75, 0.0),
+        "t0": (1e6, 5, -3),
+        "weight_decay": (0.0, 0.1),
+        "maximize": (False, True),
+    },
 }
 """What kinds are tried with: every combination."""
 

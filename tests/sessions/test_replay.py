@@ -35,6 +35,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"type": "Adam", "lr": 0.1, "amsgrad": True, "maximize": True},
     {"type": "AdamW", "lr": 0.1, "betas": [0, 0.5]},
     {"type": "NAdam", "lr": 0.1, "momentum_decay": 0.1},
+    {"type": "ASGD", "lr": 0.1, "lambd": 0.1, "t0": 2},
 ]
 CONFIGS = st.builds(
     config,

@@ -23,6 +23,7 @@ SETTINGS = [
     config(SGD, DType.F32, scheduler={"type": "StepLR", "step_size": 2}),
     config({"type": "SGD"}, param_groups=[{"match": ["b"], "momentum": 0.5}]),
     config({"type": "NAdam", "lr": 0.1}),
+    config({"type": "ASGD", "lr": 0.1, "lambd": 0.1, "t0": 1}, DType.F32),
 ]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
 from gradstep_server.optimizers.adam import Adam, AdamW
+from gradstep_server.optimizers.asgd import ASGD
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.nadam import NAdam
 from gradstep_server.optimizers.sgd import SGD
@@ -15,6 +16,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     Adam,
     AdamW,
     NAdam,
+    ASGD,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
