@@ -194,13 +194,14 @@ def test_the_loops_alone_step_as_torch(kind: str, dtype: type[Any]) -> None:
         if "momentum_style" in example:  # torch has one style only
             continue
         optimizer = OPTIMIZERS[kind].model_validate(example)
-        arrays = [rng.standard_normal(50).astype(dtype)]
-        arrays += [np.zeros(50, dtype) for _ in range(1 + len(optimizer.slots()))]
+        shape = (1, 5, 10) if optimizer.whole else (50,)
+        arrays = [rng.standard_normal(shape).astype(dtype)]
+        arrays += [np.zeros(shape, dtype) for _ in range(1 + len(optimizer.slots()))]
         run = TorchRun({"type": kind, **example}, {"p": arrays[0]})
         scalars: Scalars = {}
         for step in range(1, STEPS + 1):
             lr = run.optimizer.param_groups[0]["lr"]
-            np.copyto(arrays[1], rng.standard_normal(50).astype(dtype))
+            np.copyto(arrays[1], rng.standard_normal(shape).astype(dtype))
             before = arrays[0].copy()
             run.step({"p": arrays[1]})
             coefficients, scalars = optimizer.due(lr, step, fresh=step == 1, scalars=scalars)

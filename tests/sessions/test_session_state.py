@@ -181,7 +181,7 @@ def test_the_footprint_is_what_a_stepped_session_takes() -> None:
         array.nbytes for t in state.tensors.values() for array in (t.values, *t.slots.values())
     )
     assert before == state.nbytes == held == 4 * (3 * 4 + 4 * 1)
-    assert state.footprint({"w": 4, "b": 1}) == held
+    assert state.footprint({"w": (2, 2), "b": (1,)}) == held
 
 
 def test_a_buffer_that_momentum_left_behind_travels_too() -> None:

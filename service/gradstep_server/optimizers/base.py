@@ -10,6 +10,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 from gradstep_server.kinds import Flag, Kind, NonNegative
 from gradstep_server.optimizers.compute import Rule
 
+Shape = tuple[int, ...]
+"""The lengths of a tensor's axes."""
+
 Scalars = Mapping[str, float]
 """Numbers that are kept of one tensor, by torch's names."""
 
@@ -47,6 +50,10 @@ class Optimizer(Kind):
     """Slots that may first appear after some steps, and stay when they are not used
     any more, as when SGD's momentum is switched on and off."""
 
+    whole: ClassVar[bool] = False
+    """Whether the rule takes a whole tensor with its shape, as `matrices` makes it, and
+    not any elements of any tensors."""
+
     fixed: ClassVar[frozenset[str]] = frozenset()
     """Hyperparameters that cannot change once a session has stepped."""
 
@@ -80,9 +87,21 @@ class Optimizer(Kind):
     def slots(self) -> tuple[str, ...]:
         """Return the names of the state that a step needs, torch's names."""
 
+    def slots_of(self, shape: Shape) -> Mapping[str, Shape]:
+        """Return the slots of a parameter of this shape, each with its own shape."""
+        return dict.fromkeys(self.slots(), shape)
+
+    def unfit(self, shape: Shape) -> str | None:  # noqa: ARG002 - most step every tensor
+        """Return why a parameter of this shape cannot be stepped, None if it can."""
+        return None
+
     @abstractmethod
     def rule(self) -> Rule:
         """Return the compiled loop."""
+
+    def rule_of(self, shape: Shape) -> Rule:  # noqa: ARG002 - most have one rule for every tensor
+        """Return the compiled loop for a parameter of this shape."""
+        return self.rule()
 
     @abstractmethod
     def coefficients(self, lr: float, step: int, *, fresh: bool) -> tuple[float, ...]:

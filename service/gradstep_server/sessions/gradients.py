@@ -88,14 +88,17 @@ def runs_of(state: State, tensors: Tensors, optimizers: Sequence[Optimizer], seq
     pairs = [(state.tensors[name], tensors[name]) for name in sorted(tensors)]
     pairs.sort(key=_start)
     for tensor, gradient in pairs:
+        optimizer = optimizers[tensor.group]
         count = tensor.behind(seq) if tensor.ahead else tensor.size
         if count is None:
             continue
-        fresh = not tensor.slots.keys() >= slots[tensor.group]
+        whole = optimizer.whole
+        needed = optimizer.slots_of(tensor.shape).keys() if whole else slots[tensor.group]
+        fresh = not tensor.slots.keys() >= needed
         key = tensor.group, tensor.steps, fresh, tuple(tensor.scalars.items())
-        whole = count == tensor.size
+        joins = count == tensor.size and not whole
         address = _address(gradient, master, width)
-        if not (draft and whole and key == draft.key and draft.takes(tensor, gradient, address)):
+        if not (draft and joins and key == draft.key and draft.takes(tensor, gradient, address)):
             draft = _Draft(key, count, tensor, gradient, address)
             drafts.append(draft)
     return [draft.run(master) for draft in drafts]

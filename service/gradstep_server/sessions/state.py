@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.optimizers import FloatArray, Optimizer, Scalars
+from gradstep_server.optimizers import FloatArray, Optimizer, Scalars, Shape
 from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
@@ -49,7 +49,8 @@ class TensorState:
     """How often it was stepped; a step without its gradient does not count."""
 
     slots: dict[str, FloatArray] = field(default_factory=dict)
-    """Views like `values`, by torch's names; made by the first step."""
+    """Views like `values`, by torch's names; made by the first step. Arrays of their own
+    where the optimizer takes whole tensors, whose slots may have other sizes."""
 
     scalars: Scalars = field(default_factory=dict)
     """What the optimizer keeps beside them; made by the first step, never changed in place."""
@@ -118,19 +119,21 @@ class State:
     @property
     def nbytes(self) -> int:
         """The memory of masters and slots once every tensor has been stepped."""
-        return self.footprint({name: tensor.values.size for name, tensor in self.tensors.items()})
+        return self.footprint({name: tensor.shape for name, tensor in self.tensors.items()})
 
-    def footprint(self, sizes: Mapping[str, int]) -> int:
-        """Return the bytes of masters and slots of parameters of these sizes."""
-        slots = [len(self._slots(optimizer)) for optimizer in self.groups.optimizers]
-        arrays = sum(size * (1 + slots[self.groups.index(name)]) for name, size in sizes.items())
-        return arrays * self.master.storage.itemsize
+    def footprint(self, shapes: Mapping[str, Shape]) -> int:
+        """Return the bytes of masters and slots of parameters of these shapes."""
+        count = 0
+        for name, shape in shapes.items():
+            optimizer = self.groups.optimizers[self.groups.index(name)]
+            count += elements(shape) + sum(map(elements, self._slots(optimizer, shape).values()))
+        return count * self.master.storage.itemsize
 
-    def _slots(self, optimizer: Optimizer) -> set[str]:
-        """Return the slots that an optimizer has, or will have once its momentum moves."""
+    def _slots(self, optimizer: Optimizer, shape: Shape) -> Mapping[str, Shape]:
+        """Return the slots that a parameter has, or will have once its momentum moves."""
         scheduler = self.config.scheduler
         late = scheduler is not None and scheduler.moves_momentum
-        return {*optimizer.slots(), *(optimizer.late_slots if late else ())}
+        return _with_late(optimizer, shape) if late else optimizer.slots_of(shape)
 
     @property
     def stepped(self) -> bool:
@@ -216,8 +219,10 @@ class State:
         """Return everything, as JSON and as views of the tensors by `<slot>/<name>`."""
         tensors = {}
         for name, tensor in self.tensors.items():
-            for slot, values in {PARAMS: tensor.values, **tensor.slots}.items():
-                tensors[f"{slot}/{name}"] = Tensor.of(values, tensor.shape, self.master)
+            tensors[f"{PARAMS}/{name}"] = Tensor.of(tensor.values, tensor.shape, self.master)
+            shapes = _with_late(self.optimizer(tensor), tensor.shape)
+            for slot, values in tensor.slots.items():
+                tensors[f"{slot}/{name}"] = Tensor.of(values, shapes[slot], self.master)
         counters = {name: tensor.steps for name, tensor in self.tensors.items()}
         return {**self.facts(), "counters": counters, "scalars": self.scalars}, tensors
 
@@ -301,9 +306,20 @@ class State:
 
     def add_slot(self, tensor: TensorState, slot: str) -> FloatArray:
         """Return a slot of a tensor, of zeros if it is new."""
+        optimizer = self.optimizer(tensor)
+        if optimizer.whole and slot not in tensor.slots:
+            size = elements(optimizer.slots_of(tensor.shape)[slot])
+            tensor.slots[slot] = np.zeros(size, self.master.storage)
+        if optimizer.whole:
+            return tensor.slots[slot]
         if slot not in self.flat:
             self.flat[slot] = np.zeros(self.flat[PARAMS].size, self.master.storage)
         return tensor.slots.setdefault(slot, self.flat[slot][tensor.start : tensor.stop])
+
+
+def _with_late(optimizer: Optimizer, shape: Shape) -> dict[str, Shape]:
+    """Return all slots that a parameter may have, those included that may come late."""
+    return {**dict.fromkeys(optimizer.late_slots, shape), **optimizer.slots_of(shape)}
 
 
 def _by_name(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
@@ -326,19 +342,22 @@ def _check(
     if PARAMS not in slots:
         raise _misfit(f"there is no tensor {PARAMS}/{name}", *sorted(given)[:1], name)
     shape = slots[PARAMS].shape
+    if unfit := optimizer.unfit(shape):
+        raise _misfit(unfit, PARAMS, name)
+    known = _with_late(optimizer, shape)
+    if unknown := sorted(given - known.keys()):
+        has = ", ".join(sorted(known)) or "none"
+        raise _misfit(f"{optimizer.kind_name()} has no such slot; it has {has}", unknown[0], name)
     for slot, tensor in slots.items():
         if not tensor.dtype.widens_to(master):
             raise _misfit(f"the dtype {tensor.dtype} is wider than {master}", slot, name)
-        if tensor.shape != shape:
-            raise _misfit(f"the parameter's shape is {list(shape)}", slot, name)
+        if tensor.shape != (fits := known.get(slot, shape)):
+            of = "the parameter's" if fits == shape else "its"
+            raise _misfit(f"{of} shape is {list(fits)}", slot, name)
         finite = np.isfinite(tensor.widened(master))
         if not finite.all():
             raise _misfit(f"element {int(finite.argmin())} is not a finite number", slot, name)
-    known = set(optimizer.slots()) | optimizer.late_slots
-    if unknown := sorted(given - known):
-        has = ", ".join(sorted(known)) or "none"
-        raise _misfit(f"{optimizer.kind_name()} has no such slot; it has {has}", unknown[0], name)
-    if stepped and (missing := sorted(known - optimizer.late_slots - given)):
+    if stepped and (missing := sorted(known.keys() - optimizer.late_slots - given)):
         raise _misfit("is missing, though the tensor was stepped", missing[0], name)
 
 

@@ -27,6 +27,7 @@ from gradstep_server.optimizers import (
     Scalar,
     added,
     in_dtype,
+    matrices,
 )
 from gradstep_server.optimizers.clipping import (
     clipping,
@@ -243,17 +244,27 @@ def step_runs(
         if key not in scalars:
             signed = -scale if optimizer.maximize else scale
             scalars[key] = in_dtype((signed, bound, *due.coefficients), storage)
-        slots = optimizer.slots()
         for tensor in run.tensors:
             tensor.steps += 1
             tensor.scalars = due.scalars
-            for slot in slots if fresh else ():
+            for slot in optimizer.slots_of(tensor.shape) if fresh else ():
                 state.add_slot(tensor, slot)
-        span = run.span
-        values, *others = [state.flat[name][span] for name in (PARAMS, *slots)]
-        arrays = [values, run.values[: run.size], *others]
-        passes.append(Pass(optimizer.rule(), arrays, scalars[key]))
+        passes.append(_pass(state, run, optimizer, scalars[key]))
     compute.run(passes)
+
+
+def _pass(state: State, run: Run, optimizer: Optimizer, scalars: Sequence[Scalar]) -> Pass:
+    """Return what steps a run, over the flat arrays of the state or over a whole tensor."""
+    if not optimizer.whole:
+        span, slots = run.span, optimizer.slots()
+        values, *others = [state.flat[name][span] for name in (PARAMS, *slots)]
+        return Pass(optimizer.rule(), [values, run.values[: run.size], *others], scalars)
+    [tensor] = run.tensors
+    shape = tensor.shape
+    arrays = [matrices(tensor.values, shape), matrices(run.values, shape)]
+    for slot, own_shape in optimizer.slots_of(shape).items():
+        arrays.append(matrices(tensor.slots[slot], own_shape))
+    return Pass(optimizer.rule_of(shape), arrays, scalars, whole=True)
 
 
 def survey(
