@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from paper_optimizers import PAPERS
 from session_states import Array
 
 from gradstep_server.optimizers import OPTIMIZERS
@@ -43,6 +44,20 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "alpha": (0.75, 0.0),
         "t0": (1e6, 5, -3),
         "weight_decay": (0.0, 0.1),
+        "maximize": (False, True),
+    },
+    "LAMB": {
+        "betas": ([0.9, 0.999], [0, 0.5]),
+        "eps": (1e-6, 1e-3),
+        "weight_decay": (0.0, 0.1),
+        "maximize": (False, True),
+    },
+    "LARS": {
+        "lr": (1.0,),
+        "momentum": (0.5, 0.9),
+        "weight_decay": (0.0, 0.1),
+        "trust_coefficient": (1e-3, 0.1),
+        "nesterov": (False, True),
         "maximize": (False, True),
     },
 }
@@ -84,7 +99,7 @@ def build(params: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.optim
     if "betas" in arguments:  # torch refuses JSON's integers
         arguments["betas"] = tuple(float(beta) for beta in arguments["betas"])
     name = OPTIMIZERS[params["type"]].torch_name.removeprefix("torch.optim.")
-    made_by = getattr(torch.optim, name)
+    made_by = getattr(torch.optim, name) if name else PAPERS[params["type"]]
     plain = inspect.signature(made_by).parameters.keys() & {"foreach", "fused"}
     made = made_by(tensors, **dict.fromkeys(plain, False), **arguments)
     assert isinstance(made, torch.optim.Optimizer)

@@ -8,6 +8,8 @@ from gradstep_server.kinds import TaggedUnion
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.asgd import ASGD
 from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.lamb import LAMB
+from gradstep_server.optimizers.lars import LARS
 from gradstep_server.optimizers.nadam import NAdam
 from gradstep_server.optimizers.sgd import SGD
 
@@ -17,6 +19,8 @@ _KINDS: tuple[type[Optimizer], ...] = (
     AdamW,
     NAdam,
     ASGD,
+    LAMB,
+    LARS,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
