@@ -60,6 +60,14 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "nesterov": (False, True),
         "maximize": (False, True),
     },
+    "Adafactor": {
+        "lr": (0.01, 1.0),
+        "beta2_decay": (-0.8, -0.3),
+        "eps": ([None, 1e-3], [1e-8, 0.1]),
+        "d": (1.0, 2.0),
+        "weight_decay": (0.0, 0.1),
+        "maximize": (False, True),
+    },
 }
 """What kinds are tried with: every combination."""
 

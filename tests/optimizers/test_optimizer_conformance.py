@@ -28,7 +28,7 @@ from torch_optimizers import (
     grid,
 )
 
-from gradstep_server.optimizers import OPTIMIZERS, Scalars
+from gradstep_server.optimizers import OPTIMIZERS, Scalars, matrices
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.tensors import DType, Tensor
 
@@ -194,9 +194,10 @@ def test_the_loops_alone_step_as_torch(kind: str, dtype: type[Any]) -> None:
         if "momentum_style" in example:  # torch has one style only
             continue
         optimizer = OPTIMIZERS[kind].model_validate(example)
-        shape = (1, 5, 10) if optimizer.whole else (50,)
+        shape = (5, 10) if optimizer.whole else (50,)
         arrays = [rng.standard_normal(shape).astype(dtype)]
-        arrays += [np.zeros(shape, dtype) for _ in range(1 + len(optimizer.slots()))]
+        arrays += [np.zeros(own, dtype) for own in (shape, *optimizer.slots_of(shape).values())]
+        seen = [matrices(a.ravel(), a.shape) if optimizer.whole else a for a in arrays]
         run = TorchRun({"type": kind, **example}, {"p": arrays[0]})
         scalars: Scalars = {}
         for step in range(1, STEPS + 1):
@@ -206,7 +207,7 @@ def test_the_loops_alone_step_as_torch(kind: str, dtype: type[Any]) -> None:
             run.step({"p": arrays[1]})
             coefficients, scalars = optimizer.due(lr, step, fresh=step == 1, scalars=scalars)
             sign = -1.0 if optimizer.maximize else 1.0
-            COMPUTE.step(optimizer.rule(), arrays, (sign, math.inf, *coefficients))
+            COMPUTE.step(optimizer.rule_of(shape), seen, (sign, math.inf, *coefficients))
             tolerance = 1e-6 if dtype is np.float32 else 1e-12
             assert error(arrays[0], run.values("p"), before) <= tolerance
             np.copyto(arrays[0], run.values("p"))

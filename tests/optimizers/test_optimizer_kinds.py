@@ -40,7 +40,7 @@ def test_an_example_steps(params: dict[str, Any]) -> None:
     moved = values(state, "w")
     assert np.isfinite(moved).all()
     assert (moved != [1.0, -2.0]).all()
-    assert set(state.tensors["w"].slots) == set(optimizer.slots())
+    assert set(state.tensors["w"].slots) == set(optimizer.slots_of((2,)))
 
 
 @EXAMPLES

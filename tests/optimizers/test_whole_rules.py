@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from session_states import config, packed, packed_all, started, take, values
+from torch_optimizers import build
 
-from gradstep_server.optimizers import Compute, Pass, Shape, compute, matrices
+from gradstep_server.optimizers import OPTIMIZERS, Compute, Pass, Shape, compute, matrices
 from gradstep_server.optimizers.whole import like, norm
+from gradstep_server.sessions.errors import InvalidTensors
 from gradstep_server.sessions.state import State
+from gradstep_server.sessions.tensors import DType
 
 
 @pytest.mark.parametrize(
@@ -110,3 +114,62 @@ def test_a_whole_tensor_is_one_task_however_many_threads_there_are(
     threads.run([Pass(rule, [np.zeros((2, 300, 400))], [], whole=True) for _ in range(3)])
     threads.close()
     assert seen == [(2, 300, 400)] * 3
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (2, 3, 4), (2, 1, 3, 2), (1, 5), (5, 1), (6,), ()])
+@pytest.mark.parametrize("dtype", [DType.F32, DType.F64])
+def test_adafactor_factors_the_last_two_axes_as_torch_does(shape: Shape, dtype: DType) -> None:
+    params = {"type": "Adafactor", "lr": 0.1, "weight_decay": 0.1}
+    rng = np.random.default_rng(0)
+    state = started(config(params, dtype), {"w": packed(rng.standard_normal(shape), dtype)})
+    weight = torch.tensor(values(state, "w"))
+    reference = build(params, [weight])
+    tolerance = 1e-12 if dtype is DType.F64 else 1e-6
+    for _ in range(10):
+        gradient = packed(rng.standard_normal(shape), dtype)
+        weight.grad = torch.tensor(gradient.widened(dtype).reshape(shape))
+        take(state, {"w": gradient})
+        reference.step()
+        expected = weight.numpy()
+        assert abs(values(state, "w") - expected).max() <= tolerance * abs(expected).max()
+        np.copyto(state.tensors["w"].values, expected.ravel())
+        for slot, own in OPTIMIZERS["Adafactor"]().slots_of(shape).items():
+            kept = reference.state[weight][slot].numpy()
+            assert kept.shape == own
+            np.copyto(state.tensors["w"].slots[slot], kept.ravel())
+
+
+def test_adafactor_keeps_a_row_and_a_column_and_counts_their_memory() -> None:
+    settings = config({"type": "Adafactor"})
+    state = started(settings, packed_all({"w": np.ones((30, 40)), "b": np.ones(9)}))
+    assert state.nbytes == 8 * (30 * 40 + 30 + 40 + 2 * 9)
+    take(state, packed_all({"w": np.ones((30, 40)), "b": np.ones(9)}))
+    tensors = state.dump()[1]
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {
+        "params/w": (30, 40),
+        "row_var/w": (30, 1),
+        "col_var/w": (1, 40),
+        "params/b": (9,),
+        "variance/b": (9,),
+    }
+
+
+@pytest.mark.parametrize(
+    ("slots", "pointer", "says"),
+    [
+        ({"row_var/w": (3, 1), "col_var/w": (2, 1)}, "/col_var/w", "its shape is [1, 2]"),
+        ({"row_var/w": (3, 2), "col_var/w": (1, 2)}, "/row_var/w", "its shape is [3, 1]"),
+        ({"variance/w": (3, 2)}, "/variance/w", "no such slot; it has col_var, row_var"),
+        ({"row_var/w": (3, 1)}, "/col_var/w", "is missing"),
+    ],
+)
+def test_slots_of_another_shape_are_refused(
+    slots: dict[str, Shape], pointer: str, says: str
+) -> None:
+    tensors = packed_all({name: np.ones(shape) for name, shape in slots.items()})
+    with pytest.raises(InvalidTensors) as refusal:
+        State.new(config({"type": "Adafactor"}), 0.0).check(
+            {"params/w": packed(np.ones((3, 2))), **tensors}, {"w": 1}
+        )
+    assert [fault.pointer for fault in refusal.value.faults] == [pointer]
+    assert says in refusal.value.faults[0].detail

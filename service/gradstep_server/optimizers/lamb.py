@@ -5,13 +5,11 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
-import numpy as np
-
 from gradstep_server.kinds import Fraction, NonNegative, Reject
 from gradstep_server.optimizers.adam import between
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
-from gradstep_server.optimizers.whole import like, norm
+from gradstep_server.optimizers.whole import like, norm, wide
 
 
 class LAMB(Optimizer):
@@ -108,7 +106,7 @@ def lamb_step(
         first[i] = between(first[i], d, beta1, one_minus_beta1)
         second[i] = beta2 * second[i] + one_minus_beta2 * d * d
         r = direction(theta[i], first[i], second[i], weight_decay, grow, correction, eps)
-        squares += np.float64(r) * np.float64(r)
+        squares += wide(r) * wide(r)
     length = norm(theta)
     trust = length / sqrt(squares) if length > 0 and squares > 0 else 1.0
     rate = like(p, lr * trust)

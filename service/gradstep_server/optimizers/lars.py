@@ -5,13 +5,12 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
-import numpy as np
 from pydantic import ValidationInfo, field_validator
 
 from gradstep_server.kinds import Flag, NonNegative, Reject
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
-from gradstep_server.optimizers.whole import like, norm
+from gradstep_server.optimizers.whole import like, norm, wide
 
 
 class LARS(Optimizer):
@@ -117,7 +116,7 @@ def lars_step(
     theta, grad, buffer = p.ravel(), g.ravel(), momentum_buffer.ravel()
     squares = 0.0
     for i in range(grad.size):
-        d = np.float64(clip(grad[i], scale, bound))
+        d = wide(clip(grad[i], scale, bound))
         squares += d * d
     of_theta, of_grad = norm(theta), sqrt(squares)
     trust = 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
+from gradstep_server.optimizers.adafactor import Adafactor
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.asgd import ASGD
 from gradstep_server.optimizers.base import Optimizer
@@ -21,6 +22,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     ASGD,
     LAMB,
     LARS,
+    Adafactor,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}

@@ -28,6 +28,12 @@ def matrices(values: FloatArray, shape: Sequence[int]) -> FloatArray:
 
 
 @compiled
+def wide(x: float) -> float:
+    """Return a number as float64."""
+    return np.float64(x)
+
+
+@compiled
 def norm(x: FloatArray) -> float:
     """Return the L2 norm of a flat array, in float64 and summed in order.
 
@@ -35,16 +41,16 @@ def norm(x: FloatArray) -> float:
     """
     total = 0.0
     for i in range(x.size):
-        value = np.float64(x[i])
+        value = wide(x[i])
         total += value * value
     if math.isfinite(total):
         return math.sqrt(total)
     peak = 0.0
     for i in range(x.size):
-        peak = max(peak, abs(np.float64(x[i])))
+        peak = max(peak, abs(wide(x[i])))
     total = 0.0
     for i in range(x.size):
-        value = np.float64(x[i]) / peak
+        value = wide(x[i]) / peak
         total += value * value
     return peak * math.sqrt(total)
 
