@@ -27,6 +27,13 @@ RECORDED_STEPS = (1, 2, 3, 12)
 GAMMA = 0.97
 """What the rate is multiplied by after every step."""
 
+
+def fitting(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the tensors that a kind steps: all, but for Muon."""
+    optimizer = OPTIMIZERS[kind]()
+    return {name: shape for name, shape in shapes.items() if not optimizer.unfit(shape)}
+
+
 Gradients = Mapping[str, Array | None]
 """By name; None for a tensor that has no gradient in this step."""
 
@@ -67,6 +74,13 @@ GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
         "d": (1.0, 2.0),
         "weight_decay": (0.0, 0.1),
         "maximize": (False, True),
+    },
+    "Muon": {
+        "weight_decay": (0.0, 0.1),
+        "momentum": (0.95, 0.5),
+        "nesterov": (False, True),
+        "ns_steps": (1, 5),
+        "adjust_lr_fn": (None, "match_rms_adamw"),
     },
 }
 """What kinds are tried with: every combination."""
@@ -217,15 +231,16 @@ def cases(kind: str) -> list[dict[str, Any]]:
 
 def _case(params: Mapping[str, Any], dtype: DType, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    initial = draw(rng, RECORDED, dtype)
+    shapes = fitting(params["type"], RECORDED)
+    initial = draw(rng, shapes, dtype)
     run = TorchRun(params, initial)
     gradients, after = [], {}
     for n in range(1, max(RECORDED_STEPS) + 1):
-        drawn = draw_gradients(rng, RECORDED, dtype)
+        drawn = draw_gradients(rng, shapes, dtype)
         run.step(drawn)
         gradients.append({name: g.tolist() for name, g in drawn.items() if g is not None})
         if n in RECORDED_STEPS:
-            after[str(n)] = {name: run.values(name).tolist() for name in RECORDED}
+            after[str(n)] = {name: run.values(name).tolist() for name in shapes}
     return {
         "params": dict(params),
         "dtype": dtype,

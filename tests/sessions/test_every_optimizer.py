@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from lived_session import PieceByPiece
 from session_runs import REF, held, opened
-from session_states import COMPUTE, config, frozen, packed, started, take
+from session_states import COMPUTE, by_adamw, config, frozen, packed, started, take
 
 from gradstep_server.optimizers import OPTIMIZERS, Compute, compute
 from gradstep_server.sessions import snapshots
@@ -44,7 +44,8 @@ EXAMPLES = pytest.mark.parametrize(
 
 
 def settings(params: Mapping[str, Any], dtype: DType = DType.F32, **more: Any) -> SessionConfig:
-    return config(params, dtype, scheduler=SCHEDULER, **more)
+    groups = by_adamw(params, SHAPES)
+    return config(params, dtype, scheduler=SCHEDULER, param_groups=groups, **more)
 
 
 def initial(dtype: DType = DType.F32) -> dict[str, Tensor]:
@@ -156,9 +157,9 @@ def test_replay_takes_the_numbers_of_the_log_and_computes_none_again(
         return await held(await lived(params, store, steps=4))
 
     made = asyncio.run(live())
-    kind = OPTIMIZERS[params["type"]]
-    monkeypatch.setattr(kind, "due", None)
-    monkeypatch.setattr(kind, "coefficients", None)
+    for kind in (OPTIMIZERS[params["type"]], OPTIMIZERS["AdamW"]):
+        monkeypatch.setattr(kind, "due", None)
+        monkeypatch.setattr(kind, "coefficients", None)
 
     async def again() -> Any:
         return await held(opened(store))

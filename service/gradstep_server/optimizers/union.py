@@ -11,6 +11,7 @@ from gradstep_server.optimizers.asgd import ASGD
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.lamb import LAMB
 from gradstep_server.optimizers.lars import LARS
+from gradstep_server.optimizers.muon import Muon
 from gradstep_server.optimizers.nadam import NAdam
 from gradstep_server.optimizers.sgd import SGD
 
@@ -23,6 +24,7 @@ _KINDS: tuple[type[Optimizer], ...] = (
     LAMB,
     LARS,
     Adafactor,
+    Muon,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}
