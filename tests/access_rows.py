@@ -28,6 +28,7 @@ ROWS: Mapping[Operation, Access] = {
     ("GET", "/livez"): "public",
     ("GET", "/readyz"): "public",
     ("GET", "/version"): "public",
+    ("GET", "/metrics"): "admin",
     ("GET", "/v1/schedulers"): "stateless",
     ("GET", "/v1/schedulers/{type}"): "stateless",
     ("GET", "/v1/optimizers"): "stateless",

@@ -51,7 +51,9 @@ class OptaxRun:
         optimizer = OPTIMIZERS[params["type"]].model_validate(params)
         self.kind, self.maximize = optimizer.kind_name(), optimizer.maximize
         given = optimizer.model_dump()
-        self.numbers = {name: given[name] for name in ("betas", "momentum") if name in given}
+        self.numbers: dict[str, Any] = {
+            name: given[name] for name in ("betas", "momentum") if name in given
+        }
         decoupled = given.get("decoupled_weight_decay", False)
         self.numbers["weight_decay"] = 0.0 if decoupled else given["weight_decay"]
         self.numbers["decoupled"] = given["weight_decay"] if decoupled else 0.0
@@ -77,6 +79,6 @@ class OptaxRun:
 
     def slots(self, _: str) -> dict[str, Array]:
         """Return the slot that the kind has here, if it has one."""
-        _, theirs, ours = _RULES[self.kind]
+        theirs, ours = _RULES[self.kind][1:]
         found = np.asarray(optax.tree.get(self._state, theirs))
         return {ours: found} if ours in self._kept else {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gradstep_server.optimizers import Compute
+from gradstep_server.optimizers import OPTIMIZERS, Compute
 from gradstep_server.sessions import stepping
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import content_digest
@@ -42,6 +42,15 @@ def packed_all(values: Mapping[str, ArrayLike], dtype: DType = DType.F64) -> dic
 
 def config(optimizer: Mapping[str, Any], dtype: DType = DType.F64, **more: Any) -> SessionConfig:
     return SessionConfig.model_validate({"optimizer": optimizer, "dtype": dtype, **more})
+
+
+def by_adamw(
+    optimizer: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> list[dict[str, Any]]:
+    """Return the group of those tensors that an optimizer does not step, if there are any."""
+    kind = OPTIMIZERS[optimizer["type"]]()
+    names = [name for name, shape in shapes.items() if kind.unfit(shape)]
+    return [{"match": names, "optimizer": {"type": "AdamW", "lr": 0.1}}] if names else []
 
 
 def init_entry(file: StateFile) -> Entry:

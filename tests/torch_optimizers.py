@@ -6,7 +6,8 @@ import inspect
 import itertools
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,21 +33,43 @@ Gradients = Mapping[str, Array | None]
 """By name; None for a tensor that has no gradient in this step."""
 
 
-def known(params: Mapping[str, Any]) -> bool:
-    """Whether torch has these hyperparameters: of SGD's styles of momentum it has one only."""
-    return "momentum_style" not in params
+def fitting(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the tensors that a kind steps: all, but for Muon."""
+    optimizer = OPTIMIZERS[kind]()
+    return {name: shape for name, shape in shapes.items() if not optimizer.unfit(shape)}
+
+
+def accepted(kind: str) -> Collection[str]:
+    """Return the hyperparameters that torch, or the kind's paper, has."""
+    made_by = constructor(kind)
+    own = PAPERS[kind].defaults_of if kind in PAPERS else inspect.signature(made_by).parameters
+    return own.keys()
+
+
+def constructor(kind: str) -> Callable[..., Any]:
+    """Return torch's class, or what the kind's paper says."""
+    name = OPTIMIZERS[kind].torch_name.removeprefix("torch.optim.")
+    return getattr(torch.optim, name) if name else PAPERS[kind]
+
+
+def known(kind: str, params: Mapping[str, Any]) -> bool:
+    """Whether torch has these hyperparameters: it has one style of SGD's momentum only."""
+    return params.keys() - {"type"} <= {*accepted(kind)}
 
 
 def examples(kind: str) -> list[dict[str, Any]]:
     """Return a kind's examples that torch knows, ``type`` included."""
-    return [{"type": kind, **example} for example in OPTIMIZERS[kind].examples if known(example)]
+    made = OPTIMIZERS[kind].examples
+    return [{"type": kind, **example} for example in made if known(kind, example)]
 
 
 def grid(kind: str) -> list[dict[str, Any]]:
     """Return a kind's examples with every flag both ways, and decay and momentum off and on."""
     fields = OPTIMIZERS[kind].model_fields
     axes: dict[str, tuple[Any, ...]] = {
-        name: (False, True) for name, field in fields.items() if field.annotation is bool
+        name: (False, True)
+        for name, field in fields.items()
+        if field.annotation is bool and known(kind, {name: True})
     }
     axes |= {
         name: values
@@ -92,16 +115,23 @@ def _valid(params: Mapping[str, Any]) -> bool:
 
 def build(params: Mapping[str, Any], tensors: list[torch.Tensor]) -> torch.optim.Optimizer:
     """Return torch's optimizer of these hyperparameters, in its plainest loop."""
-    name = OPTIMIZERS[params["type"]].torch_name.removeprefix("torch.optim.")
-    construct = getattr(torch.optim, name) if name else PAPERS[params["type"]]
+    construct = constructor(params["type"])
     arguments = {key: value for key, value in params.items() if key != "type"}
     if "betas" in arguments:  # torch refuses JSON's integers
         arguments["betas"] = tuple(float(beta) for beta in arguments["betas"])
-    known_flags = inspect.signature(construct).parameters
-    arguments |= {flag: False for flag in ("foreach", "fused") if flag in known_flags}
+    arguments |= {flag: False for flag in ("foreach", "fused") if flag in accepted(params["type"])}
     made = construct(tensors, **arguments)
     assert isinstance(made, torch.optim.Optimizer)
     return made
+
+
+@contextmanager
+def numbers_of(tensors: list[torch.Tensor]) -> Iterator[None]:
+    """Let torch keep the numbers beside its tensors, such as NAdam's product, as exact as those."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(tensors[0].dtype)
+    yield
+    torch.set_default_dtype(before)
 
 
 def clip_gradients(tensors: list[torch.Tensor], clip: Any) -> float:
@@ -122,6 +152,7 @@ class TorchRun:
         self, params: Mapping[str, Any], initial: Mapping[str, Array], clip: Any = None
     ) -> None:
         self.clip = clip
+        self._scalars = OPTIMIZERS[params["type"]].scalars.keys()
         self.tensors = {name: torch.tensor(array) for name, array in initial.items()}
         self.optimizer = build(params, list(self.tensors.values()))
         self._rate = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, GAMMA)
@@ -139,7 +170,8 @@ class TorchRun:
             present += [tensor] if gradient is not None else []
         if self.clip:
             clip_gradients(present, self.clip)
-        self.optimizer.step()
+        with numbers_of(list(self.tensors.values())):
+            self.optimizer.step()
         self._rate.step()
 
     def values(self, name: str) -> Array:
@@ -147,14 +179,19 @@ class TorchRun:
         return array
 
     def slots(self, name: str) -> dict[str, Array]:
-        """Return the state that torch keeps for a stepped tensor, the counter left out."""
+        """Return the tensors that torch keeps for a stepped tensor."""
         kept = self.optimizer.state[self.tensors[name]]
         stepped = kept.get("step", 1)  # Adagrad makes state before
         return {
             slot: value.numpy()
             for slot, value in kept.items()
-            if slot != "step" and value is not None and stepped
+            if slot not in {"step", *self._scalars} and value is not None and stepped
         }
+
+    def scalars(self, name: str) -> dict[str, float]:
+        """Return the numbers that torch keeps for a tensor, the counter left out."""
+        kept = self.optimizer.state[self.tensors[name]]
+        return {scalar: float(kept[scalar]) for scalar in self._scalars if scalar in kept}
 
 
 def draw(
@@ -163,7 +200,7 @@ def draw(
     """Return random values, from small to large."""
     drawn = {}
     for name, shape in shapes.items():
-        spread = 10 ** rng.uniform(-3, 1, shape)
+        spread = np.ldexp(1.0, rng.integers(-10, 4, shape))  # the same on every machine
         drawn[name] = np.asarray(rng.standard_normal(shape) * spread, dtype.master.storage)
     return drawn
 
@@ -192,15 +229,16 @@ def cases(kind: str) -> list[dict[str, Any]]:
 
 def _case(params: Mapping[str, Any], dtype: DType, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    initial = draw(rng, RECORDED, dtype)
+    shapes = fitting(params["type"], RECORDED)
+    initial = draw(rng, shapes, dtype)
     run = TorchRun(params, initial)
     gradients, after = [], {}
     for n in range(1, max(RECORDED_STEPS) + 1):
-        drawn = draw_gradients(rng, RECORDED, dtype)
+        drawn = draw_gradients(rng, shapes, dtype)
         run.step(drawn)
         gradients.append({name: g.tolist() for name, g in drawn.items() if g is not None})
         if n in RECORDED_STEPS:
-            after[str(n)] = {name: run.values(name).tolist() for name in RECORDED}
+            after[str(n)] = {name: run.values(name).tolist() for name in shapes}
     return {
         "params": dict(params),
         "dtype": dtype,

@@ -24,23 +24,24 @@ EXAMPLES = pytest.mark.parametrize(
 
 @KINDS
 def test_the_defaults_are_those_of_torch(kind: type[Optimizer]) -> None:
-    theirs = build({"type": kind.__name__}, [torch.zeros(1)]).defaults
+    theirs = build({"type": kind.__name__}, [torch.zeros(1, 1)]).defaults
     ours = kind().model_dump()
     shared = ours.keys() & theirs.keys()
-    assert shared == ours.keys() - {"type", "momentum_style"}
+    own = {"type", "momentum_style"} | ({"maximize"} - theirs.keys())  # Muon's cannot in torch
+    assert shared == ours.keys() - own
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
 @EXAMPLES
 def test_an_example_steps(params: dict[str, Any]) -> None:
     optimizer = OPTIMIZER.validate_python(params)
-    state = started(config(params), {"w": packed([1.0, -2.0])})
+    state = started(config(params), {"w": packed([[1.0, -2.0]])})
     for _ in range(3):
-        take(state, {"w": packed([0.5, -0.5])})
+        take(state, {"w": packed([[0.5, -0.5]])})
     moved = values(state, "w")
     assert np.isfinite(moved).all()
     assert (moved != [1.0, -2.0]).all()
-    assert set(state.tensors["w"].slots) == set(optimizer.slots())
+    assert set(state.tensors["w"].slots) == set(optimizer.slots_of((1, 2)))
 
 
 @EXAMPLES

@@ -89,7 +89,7 @@ def test_a_hundred_tensors_of_one_body_are_one_run_without_a_copy() -> None:
     assert in_memory_of(run.values, {"": body["layer99"]})
     take(state, body)
     [run] = laid(state, body, 3)
-    assert run.key == (0, 1, False)
+    assert run.key == (0, 1, False, ())
 
 
 def test_small_tensors_of_many_buffers_are_copied_to_one_run() -> None:
@@ -128,9 +128,9 @@ def test_an_absent_tensor_is_left_out_and_counts_by_itself_later() -> None:
     take(state, packed_all({"a": np.ones(4), "c": np.ones(4)}, DType.F32))
     runs = laid(state, packed_all({name: np.ones(4) for name in shapes}, DType.F32), 3)
     assert [(run.key, len(run.tensors)) for run in runs] == [
-        ((0, 1, False), 1),
-        ((0, 0, True), 1),
-        ((0, 1, False), 1),
+        ((0, 1, False, ()), 1),
+        ((0, 0, True, ()), 1),
+        ((0, 1, False, ()), 1),
     ]
 
 

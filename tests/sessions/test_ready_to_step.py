@@ -11,7 +11,7 @@ STEPS = """
 import sys
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from session_states import config, packed, started, take
+from session_states import by_adamw, config, packed, started, take
 from gradstep_server.optimizers import OPTIMIZERS, Compute, warm_up
 from gradstep_server.sessions.tensors import DType
 
@@ -30,7 +30,9 @@ for kind, optimizer in OPTIMIZERS.items():
         for dtype in DType:
             params = {"w": packed(np.ones((3, 2)), dtype), "b": packed(1.0, dtype)}
             clip = clips[number % 3]
-            state = started(config({"type": kind, **example}, dtype, clip=clip), params)
+            groups = by_adamw({"type": kind}, {name: t.shape for name, t in params.items()})
+            settings = config({"type": kind, **example}, dtype, clip=clip, param_groups=groups)
+            state = started(settings, params)
             narrow = {DType.F64: DType.F32, DType.F32: DType.BF16}.get(dtype, dtype)
             for sent in (dtype, narrow):
                 gradients = {name: packed(np.ones(t.shape), sent) for name, t in params.items()}

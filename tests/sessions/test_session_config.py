@@ -103,6 +103,30 @@ def test_overrides_change_what_they_name_and_keep_the_rest() -> None:
     assert groups.optimizers[1] == Adam(lr=0.1, betas=(0, 0.5), weight_decay=0.3)
 
 
+def test_a_group_may_have_a_whole_optimizer_of_its_own() -> None:
+    own = {"type": "SGD", "lr": 0.3, "momentum": 0.5}
+    settings = grouped({"match": ["w"], "optimizer": own}, {"match": ["b"], "lr": 0.2})
+    assert resolve(settings).optimizers == [Adam(lr=0.1), SGD(lr=0.3, momentum=0.5), Adam(lr=0.2)]
+    new = patched(settings, ConfigPatch(optimizer={"eps": 1e-4}, lr=0.4), stepped=True)
+    assert resolve(new).optimizers == [
+        Adam(lr=0.4, eps=1e-4),
+        SGD(lr=0.3, momentum=0.5),
+        Adam(lr=0.2, eps=1e-4),
+    ]
+    dumped = settings.model_dump(mode="json")["param_groups"]
+    assert dumped[0]["optimizer"]["momentum"] == 0.5
+    assert dumped[1] == {"match": ["b"], "lr": 0.2}
+    assert type(settings).model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_a_schedule_moves_only_what_the_optimizers_of_all_groups_have() -> None:
+    cyclic = {"type": "CyclicLR", "base_lr": 0.01, "max_lr": 0.1}
+    groups = [{"match": ["w"], "optimizer": {"type": "Adafactor"}}]
+    with pytest.raises(InvalidConfig, match="Adafactor has none") as refusal:
+        resolve(config(ADAM, scheduler=cyclic, param_groups=groups))
+    assert pointers(refusal) == ["/scheduler"]
+
+
 @pytest.mark.parametrize(
     ("override", "pointer"),
     [
@@ -114,6 +138,7 @@ def test_overrides_change_what_they_name_and_keep_the_rest() -> None:
         ({"type": "SGD"}, "/param_groups/1/type"),
         ({"type": "Adam"}, "/param_groups/1/type"),
         ({"a/b~c": 1}, "/param_groups/1/a~1b~0c"),
+        ({"optimizer": {"type": "SGD"}, "lr": 0.1}, "/param_groups/1/lr"),
     ],
 )
 def test_an_override_that_is_no_hyperparameter_is_refused(

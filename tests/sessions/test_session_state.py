@@ -58,11 +58,12 @@ def test_an_exported_state_continues_in_another_session(settings: SessionConfig)
     tensors, metadata = exported(state)
     file = imported(tensors, metadata)
     other = State.new(settings, 0.0)
-    other.check(file.tensors, file.counters)
-    other.fill(file.tensors, file.counters)
+    other.check(file.tensors, file.counters, file.scalars)
+    other.fill(file.tensors, file.counters, file.scalars)
     other.step, other.epoch, other.origin = file.step, file.epoch, file.origin
     more = {"w": packed(np.full((2, 2), 0.3), DType.F16)}
     assert take(other, more).lr == take(state, more).lr
+    assert other.scalars == state.scalars
     assert frozen(other)[1] == frozen(state)[1]
 
 
@@ -185,7 +186,7 @@ def test_the_footprint_is_what_a_stepped_session_takes() -> None:
         array.nbytes for t in state.tensors.values() for array in (t.values, *t.slots.values())
     )
     assert before == state.nbytes == held == 4 * (3 * 4 + 4 * 1)
-    assert state.footprint({"w": 4, "b": 1}) == held
+    assert state.footprint({"w": (2, 2), "b": (1,)}) == held
 
 
 def test_a_buffer_that_momentum_left_behind_travels_too() -> None:

@@ -158,6 +158,7 @@ LARGE = packed_all({"w": [1.0, 2.0, 3.0, 4.0, 5.0], "b": 0.5, "c": [1.0, 2.0]})
 
 ADAM = {"type": "Adam", "lr": 0.1}
 SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9}
+NADAM = {"type": "NAdam", "lr": 0.1}
 
 
 async def walked(
@@ -181,7 +182,7 @@ async def walk(sessions: Sessions, n: int) -> None:
         await sessions.patch(REF, patch, generation=None, version=None)
 
 
-@pytest.mark.parametrize("optimizer", [ADAM, SGD])
+@pytest.mark.parametrize("optimizer", [ADAM, SGD, NADAM])
 async def test_a_snapshot_taken_while_steps_go_on_is_the_session(
     monkeypatch: pytest.MonkeyPatch, optimizer: dict[str, Any]
 ) -> None:

@@ -85,6 +85,10 @@ class ObservedStore:
         """Return sessions of a tenant."""
         return await self._of("list", self._within.list(tenant, after, limit))
 
+    async def tenants(self) -> Sequence[str]:
+        """Return the tenants that have sessions."""
+        return await self._of("tenants", self._within.tenants())
+
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return idle sessions."""
         return await self._of("idle_since", self._within.idle_since(moment, limit))

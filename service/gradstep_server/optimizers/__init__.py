@@ -1,7 +1,7 @@
 """What a step is: one class per kind, one compiled loop each."""
 
 from gradstep_server.optimizers.adam import Adam, AdamW
-from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.base import Due, Optimizer, Scalars, Shape
 from gradstep_server.optimizers.clipping import Clip, ClipNorm, Clipping, ClipValue
 from gradstep_server.optimizers.compute import (
     BLOCK,
@@ -15,6 +15,7 @@ from gradstep_server.optimizers.compute import (
 from gradstep_server.optimizers.sgd import SGD
 from gradstep_server.optimizers.union import OPTIMIZERS, AnyOptimizer
 from gradstep_server.optimizers.warmup import warm_up
+from gradstep_server.optimizers.whole import matrices
 
 __all__ = [
     "BLOCK",
@@ -28,11 +29,15 @@ __all__ = [
     "ClipValue",
     "Clipping",
     "Compute",
+    "Due",
     "FloatArray",
     "Optimizer",
     "Pass",
     "Scalar",
+    "Scalars",
+    "Shape",
     "added",
     "in_dtype",
+    "matrices",
     "warm_up",
 ]

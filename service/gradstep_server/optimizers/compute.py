@@ -83,14 +83,19 @@ def _sums_of_squares(x: FloatArray, cuts: NDArray[np.int64], sums: NDArray[np.fl
 
 
 class Pass(NamedTuple):
-    """One rule over arrays of one size."""
+    """One rule over arrays: of one size and flat, or those of a whole tensor."""
 
     rule: Rule
     arrays: Sequence[FloatArray]
     scalars: Sequence[Scalar]
+    whole: bool = False
+    """Whether the rule takes all elements at once."""
 
     def run(self, start: int, stop: int) -> None:
-        """Do some of the elements, in place."""
+        """Do some of the elements, in place; all of them where the rule takes them at once."""
+        if self.whole:
+            self.rule(*self.arrays, *self.scalars)
+            return
         self.rule(*[array[start:stop] for array in self.arrays], *self.scalars)
 
 
@@ -111,15 +116,15 @@ class Compute:
 
     def run(self, passes: Sequence[Pass]) -> None:
         """Run passes that have no array in common, in any order."""
-        sizes = [arrays[0].size for _, arrays, _ in passes]
+        sizes = [one.arrays[0].size for one in passes]
         if self.threads == 1 or sum(sizes) < SERIAL_BELOW:
-            for rule, arrays, scalars in passes:
-                rule(*arrays, *scalars)
+            for one in passes:
+                one.rule(*one.arrays, *one.scalars)
             return
         pieces = [
             (one, *piece)
             for one, size in zip(passes, sizes, strict=True)
-            for piece in self._pieces(size)
+            for piece in ([(0, size)] if one.whole else self._pieces(size))
         ]
         self._share(lambda piece: piece[0].run(*piece[1:]), pieces)
 

@@ -6,11 +6,17 @@ from typing import Annotated
 
 from gradstep_server.kinds import TaggedUnion
 from gradstep_server.optimizers.adadelta import Adadelta
+from gradstep_server.optimizers.adafactor import Adafactor
 from gradstep_server.optimizers.adagrad import Adagrad
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.adamax import Adamax
+from gradstep_server.optimizers.asgd import ASGD
 from gradstep_server.optimizers.base import Optimizer
+from gradstep_server.optimizers.lamb import LAMB
+from gradstep_server.optimizers.lars import LARS
 from gradstep_server.optimizers.lion import Lion
+from gradstep_server.optimizers.muon import Muon
+from gradstep_server.optimizers.nadam import NAdam
 from gradstep_server.optimizers.radam import RAdam
 from gradstep_server.optimizers.rmsprop import RMSprop
 from gradstep_server.optimizers.rprop import Rprop
@@ -29,6 +35,12 @@ _KINDS: tuple[type[Optimizer], ...] = (
     RAdam,
     Lion,
     SignSGD,
+    NAdam,
+    ASGD,
+    LAMB,
+    LARS,
+    Adafactor,
+    Muon,
 )
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.kind_name(): kind for kind in _KINDS}

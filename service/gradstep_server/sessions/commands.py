@@ -22,7 +22,7 @@ from gradstep_server.sessions.gradients import Gradients
 from gradstep_server.sessions.guards import Version, fence, stale, taken, version_of
 from gradstep_server.sessions.journal import Command
 from gradstep_server.sessions.offload import offload
-from gradstep_server.sessions.snapshots import param_sizes
+from gradstep_server.sessions.snapshots import param_shapes
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
@@ -235,5 +235,5 @@ async def digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
 
 def _checked_footprint(state: State, file: StateFile) -> int:
     """Return the memory that an empty session takes with `file`, or raise."""
-    state.check(file.tensors, file.counters)
-    return state.footprint(param_sizes(index(file.tensors)))
+    state.check(file.tensors, file.counters, file.scalars)
+    return state.footprint(param_shapes(index(file.tensors)))

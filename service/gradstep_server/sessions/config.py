@@ -48,6 +48,10 @@ class _ConfigModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 class ParamGroup(_ConfigModel):
     """Tensors by name, and the hyperparameters that differ for them."""
 
@@ -59,6 +63,10 @@ class ParamGroup(_ConfigModel):
     """Patterns over tensor names: `*` is any text, `?` any character, and every
     other character is itself. Overrides such as `lr` or `weight_decay` stand
     beside it."""
+
+    optimizer: AnyOptimizer | None = Field(default=None, exclude_if=_is_none)
+    """An optimizer of the group's own, instead of overrides. A change of the session's
+    optimizer leaves it as it is."""
 
     def matches(self, name: str) -> bool:
         """Whether a pattern of the group matches the tensor's name."""
@@ -227,32 +235,45 @@ def resolve(config: SessionConfig) -> Groups:
         overrides = group.__pydantic_extra__
         if "type" in overrides:
             at = pointer("param_groups", i, "type")
-            raise InvalidConfig(Fault(at, "all groups use the session's optimizer; leave it out"))
-        optimizers.append(_changed(config.optimizer, overrides, ("param_groups", i)))
+            detail = "a group with an optimizer of its own names it in optimizer; leave it out"
+            raise InvalidConfig(Fault(at, detail))
+        if group.optimizer is None:
+            optimizers.append(_changed(config.optimizer, overrides, ("param_groups", i)))
+            continue
+        if overrides:
+            at = pointer("param_groups", i, min(overrides))
+            raise InvalidConfig(Fault(at, "belongs into optimizer, which the group has of its own"))
+        optimizers.append(group.optimizer)
     return Groups(optimizers, config.param_groups)
 
 
 def _unusable_schedules(config: SessionConfig) -> Iterator[Fault]:
     """Yield what keeps the schedules from doing anything."""
-    optimizer, rates, decays = config.optimizer, config.scheduler, config.weight_decay_scheduler
-    name = optimizer.kind_name()
+    rates, decays = config.scheduler, config.weight_decay_scheduler
+    own = [group.optimizer for group in config.param_groups if group.optimizer is not None]
+    optimizers = [config.optimizer, *own]
     if rates is not None and rates.needs_metrics and config.schedule_on != "epoch":
         kind = rates.kind_name()
         why = f'{kind} follows a metric, which epochs bring; it needs "schedule_on": "epoch"'
         yield Fault("/scheduler", why)
-    if rates is not None and rates.moves_momentum and not optimizer.has("momentum"):
-        why = f"it moves the momentum, and {name} has none; set cycle_momentum to false"
+    if rates is not None and rates.moves_momentum and (lacks := _lacking("momentum", optimizers)):
+        why = f"it moves the momentum, and {lacks} has none; set cycle_momentum to false"
         yield Fault("/scheduler", why)
     if decays is None:
         return
-    if not optimizer.has("weight_decay"):
-        yield Fault("/weight_decay_scheduler", f"{name} has no weight_decay")
+    if lacks := _lacking("weight_decay", optimizers):
+        yield Fault("/weight_decay_scheduler", f"{lacks} has no weight_decay")
     if decays.needs_metrics:
         why = f"{decays.kind_name()} follows a metric, which moves the rate alone"
         yield Fault("/weight_decay_scheduler", why)
     if decays.moves_momentum:
         why = "it would move the momentum, too; set cycle_momentum to false"
         yield Fault("/weight_decay_scheduler", why)
+
+
+def _lacking(hyperparameter: str, optimizers: Iterable[Optimizer]) -> str | None:
+    """Return the first kind that does not have a hyperparameter, if there is one."""
+    return next((o.kind_name() for o in optimizers if not o.has(hyperparameter)), None)
 
 
 def patched(config: SessionConfig, patch: Changes, *, stepped: bool) -> SessionConfig:

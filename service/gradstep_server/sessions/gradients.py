@@ -21,8 +21,9 @@ from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 _SMALL = 16_384
 """Elements that are copied to their neighbours sooner than they are stepped alone."""
 
-Key = tuple[int, int, bool]
-"""What tensors share coefficients: the group, the counter, and whether slots are new."""
+Key = tuple[int, int, bool, tuple[tuple[str, float], ...]]
+"""What tensors share coefficients: the group, the counter, whether slots are new, and the
+scalars that are kept of them."""
 
 
 class Run(NamedTuple):
@@ -87,13 +88,17 @@ def runs_of(state: State, tensors: Tensors, optimizers: Sequence[Optimizer], seq
     pairs = [(state.tensors[name], tensors[name]) for name in sorted(tensors)]
     pairs.sort(key=_start)
     for tensor, gradient in pairs:
+        optimizer = optimizers[tensor.group]
         count = tensor.behind(seq) if tensor.ahead else tensor.size
         if count is None:
             continue
-        key = tensor.group, tensor.steps, not tensor.slots.keys() >= slots[tensor.group]
-        whole = count == tensor.size
+        whole = optimizer.whole
+        needed = optimizer.slots_of(tensor.shape).keys() if whole else slots[tensor.group]
+        fresh = not tensor.slots.keys() >= needed
+        key = tensor.group, tensor.steps, fresh, tuple(tensor.scalars.items())
+        joins = count == tensor.size and not whole
         address = _address(gradient, master, width)
-        if not (draft and whole and key == draft.key and draft.takes(tensor, gradient, address)):
+        if not (draft and joins and key == draft.key and draft.takes(tensor, gradient, address)):
             draft = _Draft(key, count, tensor, gradient, address)
             drafts.append(draft)
     return [draft.run(master) for draft in drafts]

@@ -16,16 +16,17 @@ import numpy as np
 import orjson
 from blake3 import blake3
 
+from gradstep_server.optimizers import FloatArray, Scalars, Shape
 from gradstep_server.schedulers import Followed
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import Index, canonical, snapshot_seal, unpack
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.sessions.state import PARAMS, State, TensorState
 from gradstep_server.sessions.store import Snapshot
-from gradstep_server.sessions.tensors import elements
 
 PIECE = 1 << 20
-"""The most elements of a tensor that a step waits for, together with their slots."""
+"""The most elements of a tensor that a step waits for, together with their slots; of a
+tensor that is only stepped as a whole, all."""
 
 
 class Piece(NamedTuple):
@@ -41,8 +42,9 @@ def pieces_of(state: State) -> Iterator[list[Piece]]:
     batch: list[Piece] = []
     room = PIECE
     for name, tensor in sorted(state.tensors.items()):
-        for start in range(0, max(tensor.values.size, 1), PIECE):
-            piece = Piece(name, start, min(start + PIECE, tensor.values.size))
+        most = max(tensor.size, 1) if state.optimizer(tensor).whole else PIECE
+        for start in range(0, max(tensor.size, 1), most):
+            piece = Piece(name, start, min(start + most, tensor.size))
             batch.append(piece)
             room -= piece.stop - piece.start
             if room <= 0:
@@ -68,6 +70,7 @@ class Capture:
 
     seq: int = 0
     counters: dict[str, int] = field(default_factory=dict)
+    scalars: dict[str, Scalars] = field(default_factory=dict)
     pieces: list[tuple[str, int, int, int]] = field(default_factory=list)
     size: int = 0
     digest: blake3 = field(default_factory=blake3)
@@ -91,9 +94,9 @@ class Capture:
             if _slots(tensor) != self.slots[name]:
                 return None
             self.counters.setdefault(name, tensor.steps)
+            self.scalars.setdefault(name, tensor.scalars)
             self.pieces.append((name, start, stop, state.seq))
-            arrays = [tensor.values, *tensor.slots.values()]
-            parts += [memoryview(array[start:stop].tobytes()) for array in arrays]
+            parts += [memoryview(part.tobytes()) for part in _parts(tensor, start, stop)]
         return parts
 
     def add(self, part: memoryview) -> None:
@@ -107,6 +110,7 @@ class Capture:
             **self.facts,
             "seal": self.seal.hex(),
             "counters": self.counters,
+            "scalars": {name: dict(kept) for name, kept in self.scalars.items() if kept},
             "shapes": {name: list(tensor.shape) for name, tensor in state.tensors.items()},
             "slots": self.slots,
             "pieces": self.pieces,
@@ -148,11 +152,11 @@ def empty_state(snapshot: Snapshot, facts: dict[str, Any]) -> State:
     return state
 
 
-def sizes_in(facts: dict[str, Any]) -> dict[str, int]:
-    """Return the elements of each parameter of a snapshot."""
+def shapes_in(facts: dict[str, Any]) -> dict[str, Shape]:
+    """Return the shape of each parameter of a snapshot."""
     if "shapes" not in facts:
-        return param_sizes(facts["tensors"])
-    return {name: elements(shape) for name, shape in facts["shapes"].items()}
+        return param_shapes(facts["tensors"])
+    return {name: tuple(shape) for name, shape in facts["shapes"].items()}
 
 
 def fill_in(state: State, facts: dict[str, Any], body: memoryview) -> None:
@@ -163,27 +167,37 @@ def fill_in(state: State, facts: dict[str, Any], body: memoryview) -> None:
     state.lay_out(facts["shapes"])
     for name, tensor in state.tensors.items():
         tensor.steps = facts["counters"][name]
+        tensor.scalars = facts.get("scalars", {}).get(name, {})
         for slot in facts["slots"][name][1:]:
             state.add_slot(tensor, slot)
     storage = state.master.storage
     begin = 0
     for name, start, stop, seq in facts["pieces"]:
         tensor = state.tensors[name]
-        for array in (tensor.values, *tensor.slots.values()):
-            end = begin + (stop - start) * storage.itemsize
-            array[start:stop] = np.frombuffer(body[begin:end], storage)
+        for part in _parts(tensor, start, stop):
+            end = begin + part.nbytes
+            part[:] = np.frombuffer(body[begin:end], storage)
             begin = end
         tensor.ahead.append((stop, seq))
 
 
-def param_sizes(tensors: Index) -> dict[str, int]:
-    """Return the elements of each parameter that an index of `<slot>/<name>` lists."""
+def param_shapes(tensors: Index) -> dict[str, Shape]:
+    """Return the shape of each parameter that an index of `<slot>/<name>` lists."""
     start = f"{PARAMS}/"
     return {
-        key.removeprefix(start): elements(shape)
-        for key, _, shape in tensors
-        if key.startswith(start)
+        key.removeprefix(start): tuple(shape) for key, _, shape in tensors if key.startswith(start)
     }
+
+
+def _parts(tensor: TensorState, start: int, stop: int) -> list[FloatArray]:
+    """Return these elements of a tensor and of its slots, as views.
+
+    All elements of a tensor are all of its slots, whatever their sizes.
+    """
+    arrays = [tensor.values, *tensor.slots.values()]
+    if stop - start == tensor.size:
+        return arrays
+    return [array[start:stop] for array in arrays]
 
 
 def _slots(tensor: TensorState) -> list[str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.optimizers import FloatArray, Optimizer
+from gradstep_server.optimizers import FloatArray, Optimizer, Scalars, Shape
 from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
@@ -24,6 +25,9 @@ PARAMS = "params"
 
 MAX_NAME = 512
 """The longest name of a tensor, in characters."""
+
+NO_SCALARS: Mapping[str, Scalars] = MappingProxyType({})
+"""The scalars of tensors whose optimizers keep none."""
 
 
 @dataclass(slots=True)
@@ -45,7 +49,11 @@ class TensorState:
     """How often it was stepped; a step without its gradient does not count."""
 
     slots: dict[str, FloatArray] = field(default_factory=dict)
-    """Views like `values`, by torch's names; made by the first step."""
+    """Views like `values`, by torch's names; made by the first step. Arrays of their own
+    where the optimizer takes whole tensors, whose slots may have other sizes."""
+
+    scalars: Scalars = field(default_factory=dict)
+    """What the optimizer keeps beside them; made by the first step, never changed in place."""
 
     ahead: list[tuple[int, int]] = field(default_factory=list)
     """Where elements come from a snapshot, the end of each run of them and the
@@ -111,19 +119,21 @@ class State:
     @property
     def nbytes(self) -> int:
         """The memory of masters and slots once every tensor has been stepped."""
-        return self.footprint({name: tensor.values.size for name, tensor in self.tensors.items()})
+        return self.footprint({name: tensor.shape for name, tensor in self.tensors.items()})
 
-    def footprint(self, sizes: Mapping[str, int]) -> int:
-        """Return the bytes of masters and slots of parameters of these sizes."""
-        slots = [len(self._slots(optimizer)) for optimizer in self.groups.optimizers]
-        arrays = sum(size * (1 + slots[self.groups.index(name)]) for name, size in sizes.items())
-        return arrays * self.master.storage.itemsize
+    def footprint(self, shapes: Mapping[str, Shape]) -> int:
+        """Return the bytes of masters and slots of parameters of these shapes."""
+        count = 0
+        for name, shape in shapes.items():
+            optimizer = self.groups.optimizers[self.groups.index(name)]
+            count += elements(shape) + sum(map(elements, self._slots(optimizer, shape).values()))
+        return count * self.master.storage.itemsize
 
-    def _slots(self, optimizer: Optimizer) -> set[str]:
-        """Return the slots that an optimizer has, or will have once its momentum moves."""
+    def _slots(self, optimizer: Optimizer, shape: Shape) -> Mapping[str, Shape]:
+        """Return the slots that a parameter has, or will have once its momentum moves."""
         scheduler = self.config.scheduler
         late = scheduler is not None and scheduler.moves_momentum
-        return {*optimizer.slots(), *(optimizer.late_slots if late else ())}
+        return _with_late(optimizer, shape) if late else optimizer.slots_of(shape)
 
     @property
     def stepped(self) -> bool:
@@ -209,10 +219,17 @@ class State:
         """Return everything, as JSON and as views of the tensors by `<slot>/<name>`."""
         tensors = {}
         for name, tensor in self.tensors.items():
-            for slot, values in {PARAMS: tensor.values, **tensor.slots}.items():
-                tensors[f"{slot}/{name}"] = Tensor.of(values, tensor.shape, self.master)
+            tensors[f"{PARAMS}/{name}"] = Tensor.of(tensor.values, tensor.shape, self.master)
+            shapes = _with_late(self.optimizer(tensor), tensor.shape)
+            for slot, values in tensor.slots.items():
+                tensors[f"{slot}/{name}"] = Tensor.of(values, shapes[slot], self.master)
         counters = {name: tensor.steps for name, tensor in self.tensors.items()}
-        return {**self.facts(), "counters": counters}, tensors
+        return {**self.facts(), "counters": counters, "scalars": self.scalars}, tensors
+
+    @property
+    def scalars(self) -> dict[str, dict[str, float]]:
+        """Return the scalars of each tensor that has some."""
+        return {name: dict(t.scalars) for name, t in self.tensors.items() if t.scalars}
 
     def facts(self) -> dict[str, Any]:
         """Return everything but the tensors and their counters, as JSON."""
@@ -227,26 +244,43 @@ class State:
             "updated_at": self.updated_at,
         }
 
-    def check(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
-        """Raise unless `fill` can take these tensors and counters.
+    def check(
+        self,
+        tensors: Tensors,
+        counters: Mapping[str, int],
+        scalars: Mapping[str, Scalars] = NO_SCALARS,
+    ) -> None:
+        """Raise unless `fill` can take these tensors, counters and scalars.
 
         Raises:
             InvalidConfig: a group's pattern matches no parameter.
-            InvalidTensors: a dtype is too wide, or a slot fits no parameter.
+            InvalidTensors: a dtype is too wide, or a slot or a scalar fits no parameter.
         """
         found = _by_name(tensors)
         groups = self.groups.assign(found)
         for name, slots in found.items():
-            _check(name, slots, self.groups.optimizers[groups[name]], self.master, counters)
+            optimizer = self.groups.optimizers[groups[name]]
+            kept = scalars.get(name, {})
+            stepped = len(slots) > 1 or counters.get(name, 0) > 0 or bool(kept)
+            _check(name, slots, optimizer, self.master, stepped=stepped)
+            _check_scalars(name, kept, optimizer, stepped=stepped)
         for name in counters.keys() - found.keys():
             raise _misfit("counts the steps of no tensor", "counters", name)
+        for name in scalars.keys() - found.keys():
+            raise _misfit("belongs to no tensor", "scalars", name)
 
-    def fill(self, tensors: Tensors, counters: Mapping[str, int]) -> None:
-        """Set parameters, slots and counters of an empty session from `<slot>/<name>`."""
+    def fill(
+        self,
+        tensors: Tensors,
+        counters: Mapping[str, int],
+        scalars: Mapping[str, Scalars] = NO_SCALARS,
+    ) -> None:
+        """Set all that is kept of the tensors of an empty session from `<slot>/<name>`."""
         found = _by_name(tensors)
         self.lay_out({name: slots[PARAMS].shape for name, slots in found.items()})
         for name, tensor in self.tensors.items():
             tensor.steps = counters.get(name, 0)
+            tensor.scalars = scalars.get(name, {})
             for slot, values in found[name].items():
                 values.widen_into(tensor.values if slot == PARAMS else self.add_slot(tensor, slot))
 
@@ -272,9 +306,20 @@ class State:
 
     def add_slot(self, tensor: TensorState, slot: str) -> FloatArray:
         """Return a slot of a tensor, of zeros if it is new."""
+        optimizer = self.optimizer(tensor)
+        if optimizer.whole and slot not in tensor.slots:
+            size = elements(optimizer.slots_of(tensor.shape)[slot])
+            tensor.slots[slot] = np.zeros(size, self.master.storage)
+        if optimizer.whole:
+            return tensor.slots[slot]
         if slot not in self.flat:
             self.flat[slot] = np.zeros(self.flat[PARAMS].size, self.master.storage)
         return tensor.slots.setdefault(slot, self.flat[slot][tensor.start : tensor.stop])
+
+
+def _with_late(optimizer: Optimizer, shape: Shape) -> dict[str, Shape]:
+    """Return all slots that a parameter may have, those included that may come late."""
+    return {**dict.fromkeys(optimizer.late_slots, shape), **optimizer.slots_of(shape)}
 
 
 def _by_name(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
@@ -287,7 +332,7 @@ def _by_name(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
 
 
 def _check(
-    name: str, slots: Tensors, optimizer: Optimizer, master: DType, counters: Mapping[str, int]
+    name: str, slots: Tensors, optimizer: Optimizer, master: DType, *, stepped: bool
 ) -> None:
     """Raise unless these are one parameter with all the slots that it must have."""
     if not 0 < len(name) <= MAX_NAME or name == "__metadata__":
@@ -297,21 +342,37 @@ def _check(
     if PARAMS not in slots:
         raise _misfit(f"there is no tensor {PARAMS}/{name}", *sorted(given)[:1], name)
     shape = slots[PARAMS].shape
+    if unfit := optimizer.unfit(shape):
+        raise _misfit(unfit, PARAMS, name)
+    known = _with_late(optimizer, shape)
+    if unknown := sorted(given - known.keys()):
+        has = ", ".join(sorted(known)) or "none"
+        raise _misfit(f"{optimizer.kind_name()} has no such slot; it has {has}", unknown[0], name)
     for slot, tensor in slots.items():
         if not tensor.dtype.widens_to(master):
             raise _misfit(f"the dtype {tensor.dtype} is wider than {master}", slot, name)
-        if tensor.shape != shape:
-            raise _misfit(f"the parameter's shape is {list(shape)}", slot, name)
+        if tensor.shape != (fits := known.get(slot, shape)):
+            of = "the parameter's" if fits == shape else "its"
+            raise _misfit(f"{of} shape is {list(fits)}", slot, name)
         finite = np.isfinite(tensor.widened(master))
         if not finite.all():
             raise _misfit(f"element {int(finite.argmin())} is not a finite number", slot, name)
-    known = set(optimizer.slots()) | optimizer.late_slots
-    if unknown := sorted(given - known):
-        has = ", ".join(sorted(known)) or "none"
-        raise _misfit(f"{optimizer.kind_name()} has no such slot; it has {has}", unknown[0], name)
-    stepped = bool(given) or counters.get(name, 0) > 0
-    if stepped and (missing := sorted(known - optimizer.late_slots - given)):
+    if stepped and (missing := sorted(known.keys() - optimizer.late_slots - given)):
         raise _misfit("is missing, though the tensor was stepped", missing[0], name)
+
+
+def _check_scalars(name: str, kept: Scalars, optimizer: Optimizer, *, stepped: bool) -> None:
+    """Raise unless these are the scalars that a parameter must have."""
+    known = optimizer.scalars
+    if unknown := sorted(kept.keys() - known.keys()):
+        has = ", ".join(sorted(known)) or "none"
+        detail = f"{optimizer.kind_name()} keeps no such number; it keeps {has}"
+        raise _misfit(detail, "scalars", name, unknown[0])
+    if stepped and (missing := sorted(known.keys() - kept.keys())):
+        raise _misfit(f"{missing[0]} is missing, though the tensor was stepped", "scalars", name)
+    for scalar, value in kept.items():
+        if value > known[scalar]:
+            raise _misfit(f"must be at most {known[scalar]}", "scalars", name, scalar)
 
 
 def _misfit(detail: str, *path: str) -> InvalidTensors:

@@ -18,7 +18,17 @@ from pydantic import BaseModel, ConfigDict, Tag
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.kinds import NUMBER_OR_LIST, NonNegative, Real
-from gradstep_server.optimizers import Clipping, Compute, Optimizer, Pass, Scalar, added, in_dtype
+from gradstep_server.optimizers import (
+    Clipping,
+    Compute,
+    Due,
+    Optimizer,
+    Pass,
+    Scalar,
+    added,
+    in_dtype,
+    matrices,
+)
 from gradstep_server.optimizers.clipping import (
     clipping,
     first_unusable,
@@ -36,14 +46,19 @@ _UNCLIPPED = Clipping(1.0, math.inf, clipped=False)
 
 
 class Coefficients(BaseModel):
-    """A rule's coefficients for the tensors of one group with one counter."""
+    """A rule's coefficients for the tensors of one group of which the same is kept."""
 
     model_config = ConfigDict(frozen=True)
 
     group: int
     steps: int
     fresh: bool
+    scalars: dict[str, float] = {}
+    """The scalars of these tensors before the step."""
+
     values: list[float]
+    after: dict[str, float] = {}
+    """Their scalars after the step."""
 
 
 Rates = Annotated[
@@ -162,8 +177,15 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
         coefficients=[
-            Coefficients(group=group, steps=steps, fresh=fresh, values=list(values))
-            for (group, steps, fresh), values in coefficients.items()
+            Coefficients(
+                group=group,
+                steps=steps,
+                fresh=fresh,
+                scalars=dict(scalars),
+                values=list(due.coefficients),
+                after=dict(due.scalars),
+            )
+            for (group, steps, fresh, scalars), due in coefficients.items()
         ],
     )
 
@@ -176,7 +198,10 @@ def apply(
     runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
     if runs is None:
         runs = runs_of(state, tensors, optimizers, seq)
-    coefficients = {(c.group, c.steps, c.fresh): c.values for c in record.coefficients}
+    coefficients = {
+        (c.group, c.steps, c.fresh, tuple(c.scalars.items())): Due(tuple(c.values), c.after)
+        for c in record.coefficients
+    }
     bound = math.inf if record.bound is None else record.bound
     step_runs(state, runs, optimizers, coefficients, (record.scale, bound), compute)
 
@@ -195,7 +220,7 @@ def step_runs(
     state: State,
     runs: Sequence[Run],
     optimizers: Sequence[Optimizer],
-    coefficients: Mapping[Key, Sequence[float]],
+    coefficients: Mapping[Key, Due],
     clipped: tuple[float, float],
     compute: Compute,
 ) -> None:
@@ -205,7 +230,7 @@ def step_runs(
         state: whose they are.
         runs: the tensors with their gradients.
         optimizers: each group's.
-        coefficients: of the optimizers' rules, by the runs' keys.
+        coefficients: of the optimizers' rules, and scalars, by the runs' keys.
         clipped: what scales the gradients, and what then bounds them.
         compute: runs the loops.
     """
@@ -214,21 +239,32 @@ def step_runs(
     scalars: dict[Key, list[Scalar]] = {}
     passes = []
     for run in runs:
-        key = group, _, fresh = run.key
-        optimizer = optimizers[group]
+        key = group, _, fresh, _ = run.key
+        optimizer, due = optimizers[group], coefficients[key]
         if key not in scalars:
             signed = -scale if optimizer.maximize else scale
-            scalars[key] = in_dtype((signed, bound, *coefficients[key]), storage)
-        slots = optimizer.slots()
+            scalars[key] = in_dtype((signed, bound, *due.coefficients), storage)
         for tensor in run.tensors:
             tensor.steps += 1
-            for slot in slots if fresh else ():
+            tensor.scalars = due.scalars
+            for slot in optimizer.slots_of(tensor.shape) if fresh else ():
                 state.add_slot(tensor, slot)
-        span = run.span
-        values, *others = [state.flat[name][span] for name in (PARAMS, *slots)]
-        arrays = [values, run.values[: run.size], *others]
-        passes.append(Pass(optimizer.rule(), arrays, scalars[key]))
+        passes.append(_pass(state, run, optimizer, scalars[key]))
     compute.run(passes)
+
+
+def _pass(state: State, run: Run, optimizer: Optimizer, scalars: Sequence[Scalar]) -> Pass:
+    """Return what steps a run, over the flat arrays of the state or over a whole tensor."""
+    if not optimizer.whole:
+        span, slots = run.span, optimizer.slots()
+        values, *others = [state.flat[name][span] for name in (PARAMS, *slots)]
+        return Pass(optimizer.rule(), [values, run.values[: run.size], *others], scalars)
+    [tensor] = run.tensors
+    shape = tensor.shape
+    arrays = [matrices(tensor.values, shape), matrices(run.values, shape)]
+    for slot, own_shape in optimizer.slots_of(shape).items():
+        arrays.append(matrices(tensor.slots[slot], own_shape))
+    return Pass(optimizer.rule_of(shape), arrays, scalars, whole=True)
 
 
 def survey(
@@ -259,27 +295,27 @@ def coefficients_of(
     optimizers: Sequence[Optimizer],
     rates: list[float],
     asked: Asked,
-) -> dict[Key, tuple[float, ...]]:
-    """Return the coefficients of this step, once per distinct key.
+) -> dict[Key, Due]:
+    """Return the coefficients of this step, and the scalars after it, once per distinct key.
 
     Raises:
         InvalidRequest: one is too large for the masters' dtype.
     """
     limit = largest(state.master.storage)
-    found: dict[Key, tuple[float, ...]] = {}
+    found: dict[Key, Due] = {}
     for run in runs:
         if run.key in found:
             continue
-        group, steps, fresh = run.key
-        values = optimizers[group].coefficients(rates[group], steps + 1, fresh=fresh)
-        if not all(map(limit.__ge__, map(abs, values))):
+        group, steps, fresh, scalars = run.key
+        due = optimizers[group].due(rates[group], steps + 1, fresh=fresh, scalars=dict(scalars))
+        if not all(map(limit.__ge__, map(abs, due.coefficients))):
             at = "/optimizer" if asked.lr is None else "/lr"
             detail = (
                 f"with the rate {rates[group]} and the hyperparameters of group {group} the step "
                 f"leaves the range of {state.master}"
             )
             raise InvalidRequest(Fault(at, detail))
-        found[run.key] = values
+        found[run.key] = due
     return found
 
 

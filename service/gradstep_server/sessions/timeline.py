@@ -34,9 +34,9 @@ from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.snapshots import (
     empty_state,
     fill_in,
-    param_sizes,
+    param_shapes,
     proven,
-    sizes_in,
+    shapes_in,
 )
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Entry, Head, Header, Snapshot, Store
@@ -113,7 +113,7 @@ class Timeline:
             async for entry, body in self._store.replay(header.key, after, upto):
                 if entry.kind == INIT:
                     index: Index = orjson.loads(entry.record)["tensors"]
-                    reserve(state.footprint(param_sizes(index)))
+                    reserve(state.footprint(param_shapes(index)))
                 await offload(len(body) // _BYTES, replay, state, entry, body, self._compute)
                 replayed += len(body)
                 entries += 1
@@ -251,7 +251,7 @@ class Timeline:
         try:
             facts = await offload(len(body) // _BYTES, proven, snapshot, body)
             state = empty_state(snapshot, facts)
-            reserve(state.footprint(sizes_in(facts)))
+            reserve(state.footprint(shapes_in(facts)))
             await offload(len(body) // _BYTES, fill_in, state, facts, body)
         except _UNUSABLE as error:
             raise SessionCorrupt(

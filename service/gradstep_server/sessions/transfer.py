@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -9,7 +10,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, Json, ValidationError
 
 from gradstep_server.errors import Fault
-from gradstep_server.kinds import MAX_COUNT, Count
+from gradstep_server.kinds import MAX_COUNT, Count, NonNegative
+from gradstep_server.optimizers import Scalars
 from gradstep_server.schedulers import NOTHING, Followed
 from gradstep_server.sessions.config import faults_of
 from gradstep_server.sessions.digests import canonical, index
@@ -36,6 +38,9 @@ class StateFile:
     counters: dict[str, int] = field(default_factory=dict)
     """How often each tensor was stepped; 0 where it is left out."""
 
+    scalars: Mapping[str, Scalars] = field(default_factory=dict)
+    """What optimizers keep of each tensor beside its slots; nothing where it is left out."""
+
     @classmethod
     def of_params(cls, params: Tensors) -> StateFile:
         """Return the content of a session that starts with these parameters."""
@@ -53,6 +58,7 @@ class StateFile:
             state.decay_origin,
             state.followed,
             facts["counters"],
+            facts["scalars"],
         )
 
     def asked(self) -> dict[str, Any]:
@@ -78,13 +84,15 @@ def _seldom(place: StateFile | State) -> dict[str, Any]:
         facts["decay_origin"] = place.decay_origin
     if place.followed != NOTHING:
         facts["followed"] = asdict(place.followed)
+    if place.scalars:
+        facts["scalars"] = place.scalars
     return facts
 
 
 def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
     """Give an empty session what a `StateFile.record` and its tensors say."""
     asked = facts["asked"]
-    state.fill(tensors, asked["counters"])
+    state.fill(tensors, asked["counters"], asked.get("scalars", {}))
     state.epoch, state.origin = asked["epoch"], asked["origin"]
     state.decay_origin = asked.get("decay_origin", 0)
     state.followed = Followed(**asked.get("followed", {}))
@@ -128,6 +136,7 @@ class _Metadata(BaseModel):
     counters: Json[dict[str, _Position]]
     decay_origin: Json[_Position] = 0
     followed: Json[Followed] = NOTHING
+    scalars: Json[dict[str, dict[str, NonNegative]]] = {}
 
 
 def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
@@ -157,4 +166,5 @@ def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
         facts.decay_origin,
         facts.followed,
         facts.counters,
+        facts.scalars,
     )

@@ -26,6 +26,9 @@ _ROLE_OF_METHOD: Mapping[str, Role] = {
 }
 """What a method needs; any other one writes."""
 
+_ROLE_OF_PATH: Mapping[str, Role] = {"/metrics": "admin"}
+"""What an address needs, whatever the method: the figures are of all tenants."""
+
 
 def is_public(path: str) -> bool:
     """Say whether an address never needs a key."""
@@ -37,7 +40,9 @@ def needed_role(method: str, path: str) -> Role:
 
     So a route that is added needs a key unless somebody says here that it does not.
     """
-    return "read" if is_stateless(path) else _ROLE_OF_METHOD.get(method, "write")
+    if is_stateless(path):
+        return "read"
+    return _ROLE_OF_PATH.get(path) or _ROLE_OF_METHOD.get(method, "write")
 
 
 def holder_of(request: Request) -> Holder:
