@@ -57,7 +57,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "sessions": _NUMERIC | {"orjson", "blake3"},
     "stores": frozenset({"apsw", "asyncpg"}),
     "reference": frozenset({"numpy", "orjson"}),
-    "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger"},
+    "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger", "uvicorn", "httptools"},
 }
 """What each layer may import beside the project and the standard library."""
 

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from gradstep_server import __version__
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
+from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Store
@@ -69,7 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
         steps=settings.snapshot_steps,
         seconds=settings.snapshot_seconds,
     )
-    kept = Sessions(store, compute, settings.memory_budget, policy)
+    buffers = Buffers(settings.buffer_memory)
+    kept = Sessions(store, compute, settings.memory_budget, policy, buffers=buffers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -93,7 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     limits = Limits(header=settings.max_header_size, tensors=settings.max_tensors)
-    app.state.services = Services(kept, limits, settings.max_points)
+    app.state.services = Services(kept, limits, settings.max_points, buffers)
     for router in (
         steps.router,  # first, since addresses are compared in this order
         curves.router(settings.max_points),

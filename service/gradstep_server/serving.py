@@ -21,6 +21,7 @@ from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 from gradstep_server.unix_socket import unix_socket
+from gradstep_server.web.body_protocol import BodyProtocol
 
 GRACE = 8
 """Seconds that requests in flight have to end when the service is told to stop: with
@@ -126,7 +127,7 @@ def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401
         factory=isinstance(target, str),
         workers=settings.workers,
         loop="auto",
-        http="httptools",
+        http=BodyProtocol,
         ws="none",
         lifespan="on",
         log_config=logging,

@@ -16,6 +16,7 @@ from dataclasses import replace
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import lookups, receipts, stepping
 from gradstep_server.sessions.background import DEFAULT_POLICY, Background, SnapshotPolicy
+from gradstep_server.sessions.buffers import NOTHING_KEPT, Buffers
 from gradstep_server.sessions.commands import Commands
 from gradstep_server.sessions.config import ConfigPatch, ForkConfig, SessionConfig
 from gradstep_server.sessions.creation import Creation
@@ -56,8 +57,10 @@ class Sessions:
         memory_budget: int,
         policy: SnapshotPolicy = DEFAULT_POLICY,
         clock: Callable[[], float] = time.time,
+        buffers: Buffers = NOTHING_KEPT,
     ) -> None:
         self._store = store
+        self._buffers = buffers
         self._compute = compute
         self._clock = clock
         self._timeline = Timeline(store, compute)
@@ -157,7 +160,7 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, generation):
-            return await _params(state, generation, dtype)
+            return await self._params(state, generation, dtype)
 
     async def state(self, ref: Ref, step: int | None = None) -> tuple[Tensors, dict[str, str]]:
         """Return the whole state, of now or after a step, copied: tensors and metadata.
@@ -189,7 +192,7 @@ class Sessions:
         async with self._hot.use(ref) as hot:
             entry, replayed = await self._journal.once(hot, command)
             state = hot.loaded()[1]
-            params = await _params(state, state.generation, dtype) if want_params else None
+            params = await self._params(state, state.generation, dtype) if want_params else None
             receipt = receipts.receipt(state, entry, hot.durable_step, replayed=replayed)
             return Stepped(receipt, params, state.seq)
 
@@ -343,7 +346,8 @@ class Sessions:
             else:
                 return
 
-
-async def _params(state: State, generation: int, dtype: DType | None) -> Parameters:
-    tensors = await offload(state.elements, state.params, dtype)
-    return Parameters(state.step, generation, tensors)
+    async def _params(self, state: State, generation: int, dtype: DType | None) -> Parameters:
+        dtype = dtype or state.config.dtype
+        room = self._buffers.take(state.elements * dtype.storage.itemsize)
+        tensors = await offload(state.elements, state.params, dtype, room, self._compute)
+        return Parameters(state.step, generation, tensors)

@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Request
 
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.kinds import MAX_COUNT
+from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.guards import Version
 from gradstep_server.sessions.safetensors import Limits
@@ -36,6 +37,7 @@ class Services:
     sessions: Sessions
     limits: Limits
     max_points: int
+    buffers: Buffers
 
 
 async def _services(request: Request) -> Services:

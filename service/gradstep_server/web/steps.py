@@ -219,7 +219,9 @@ async def _step(
 ) -> Response:
     own = await services.sessions.dtype(ref)
     require_half(own, wanted.dtype)
-    read = await tensor_bodies.gradients(request, said, own.master, services.limits)
+    read = await tensor_bodies.gradients(
+        request, said, own.master, services.limits, services.buffers
+    )
     as_json = wants_json(request, default=read.json)
     if as_json and wanted.params:  # refused before the step is taken
         require_small(await services.sessions.elements(ref))
