@@ -141,7 +141,9 @@ class Sessions:
         It never changes. Whether the session is still there is for the command
         that follows to find out.
         """
-        header = self._hot.header(ref) or await self._store.load(*ref)
+        if (dtype := self._hot.dtype(ref)) is not None:
+            return dtype
+        header = await self._store.load(*ref)
         if header is None or header.deleted_at is not None:
             raise SessionNotFound(f"there is no session {ref[1]!r}")
         return config_of(header).dtype

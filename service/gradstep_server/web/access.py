@@ -45,8 +45,13 @@ async def _services(request: Request) -> Services:
     return services
 
 
-async def _ref(id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
-    return TENANT, id
+def ref_of(request: Request, session_id: str) -> Ref:  # noqa: ARG001 - which says who asks
+    """Return which session a request means by an id."""
+    return TENANT, session_id
+
+
+async def _ref(request: Request, id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
+    return ref_of(request, id)
 
 
 ServicesOf = Annotated[Services, Depends(_services)]
