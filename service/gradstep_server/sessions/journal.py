@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -11,11 +12,11 @@ from gradstep_server.sessions.digests import body
 from gradstep_server.sessions.entries import STEP, UNSYNCED, Planned, sealed_entry
 from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
-from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.offload import begin, offload
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
-from gradstep_server.sessions.transitions import advance
+from gradstep_server.sessions.transitions import change, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +91,39 @@ class Journal:
         """Append and apply; false, and caught up, if another process was first."""
         header, state = hot.loaded()
         relaxed = state.config.durability == "relaxed" and entry.kind in UNSYNCED
+        # The tensors of a large step change while it is appended: nobody reads them before the
+        # lock is given back, and if it is not committed, the state is dropped.
+        size = total_size(tensors) if entry.kind == STEP else 0
+        changing = begin(size, change, state, entry, tensors, self._compute)
         try:
             synced = await self._store.append(
                 header.key, entry, body(tensors), after=after, synced=not relaxed, basis=basis
             )
-            await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
+            if changing is None:
+                await offload(total_size(tensors), change, state, entry, tensors, self._compute)
+            else:
+                await changing
+            settle(state, entry)
         except SequenceTaken:
-            if not self._store.shared:  # then no one else writes, and memory was wrong
+            # In a store of its own no one else writes, and so memory was wrong.
+            if changing is not None or not self._store.shared:
                 self._hot.drop(hot)
             await self._hot.catch_up(hot)
             return False
         except BaseException:  # whatever happened, memory may not be what the log says
             self._hot.drop(hot)
             raise
+        finally:
+            if changing is not None:  # it may run on, on tensors that no one else has any more
+                changing.add_done_callback(_forgotten)
         if synced:
             hot.durable_step = state.step
         hot.growth.log_bytes += entry.body_size
         hot.growth.steps += entry.kind == STEP
         return True
+
+
+def _forgotten(changing: asyncio.Future[None]) -> None:
+    """Do not let asyncio log how a change ended that no one waits for."""
+    if not changing.cancelled():
+        changing.exception()

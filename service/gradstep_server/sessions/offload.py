@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 _INLINE_BELOW = 65_536
@@ -18,3 +19,12 @@ async def offload(elements: int, function: Callable[P, T], *args: P.args, **kwar
     if elements < _INLINE_BELOW:
         return function(*args, **kwargs)
     return await asyncio.to_thread(function, *args, **kwargs)
+
+
+def begin(
+    elements: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> asyncio.Future[T] | None:
+    """Call `function` in a thread at once, None and nothing if it works on few elements."""
+    if elements < _INLINE_BELOW:
+        return None
+    return asyncio.get_running_loop().run_in_executor(None, partial(function, *args, **kwargs))

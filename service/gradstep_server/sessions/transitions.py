@@ -30,7 +30,17 @@ def advance(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> N
         tensors: what came with it.
         compute: runs the arithmetic.
     """
+    change(state, entry, tensors, compute)
+    settle(state, entry)
+
+
+def change(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
+    """Make of `state` what `entry` says, but for its place in the log; arguments as `advance`."""
     _TRANSITIONS[entry.kind](state, entry, tensors, compute)
+
+
+def settle(state: State, entry: Entry) -> None:
+    """Let `state` stand right after `entry`."""
     state.seq, state.seal = entry.seq, entry.seal
     state.step = entry.step
     state.updated_at = entry.created_at
@@ -41,7 +51,7 @@ def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> Non
 
 
 def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
-    record = stepping.StepRecord.model_validate_json(entry.record)
+    record = stepping.StepRecord.of(entry.record)
     if record.applied:
         stepping.apply(state, record, tensors, compute, seq=entry.seq)
 
