@@ -22,7 +22,7 @@ from gradstep_server.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-MANY = 100_000
+MANY = 300_000
 """Elements that are worth a thread."""
 
 PATIENCE = 10.0

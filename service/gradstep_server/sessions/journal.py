@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions.background import Background
@@ -12,7 +13,7 @@ from gradstep_server.sessions.digests import body
 from gradstep_server.sessions.entries import STEP, UNSYNCED, Planned, sealed_entry
 from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
-from gradstep_server.sessions.offload import begin, offload
+from gradstep_server.sessions.offload import ARITHMETIC, begin, offload
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
@@ -93,14 +94,15 @@ class Journal:
         relaxed = state.config.durability == "relaxed" and entry.kind in UNSYNCED
         # The tensors of a large step change while it is appended: nobody reads them before the
         # lock is given back, and if it is not committed, the state is dropped.
-        size = total_size(tensors) if entry.kind == STEP else 0
-        changing = begin(size, change, state, entry, tensors, self._compute)
+        size = total_size(tensors) // ARITHMETIC
+        work = partial(change, state, entry, tensors, self._compute)
+        changing = begin(size, work) if entry.kind == STEP else None
         try:
             synced = await self._store.append(
                 header.key, entry, body(tensors), after=after, synced=not relaxed, basis=basis
             )
             if changing is None:
-                await offload(total_size(tensors), change, state, entry, tensors, self._compute)
+                await offload(size, work)
             else:
                 await changing
             settle(state, entry)

@@ -31,7 +31,7 @@ from gradstep_server.sessions.guards import Version, fence, stale, version_of
 from gradstep_server.sessions.headers import Origin, config_of, origin_of
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.journal import Command, Journal
-from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.offload import COPYING, offload
 from gradstep_server.sessions.receipts import (
     EpochReceipt,
     HistoryPage,
@@ -351,5 +351,6 @@ class Sessions:
     async def _params(self, state: State, generation: int, dtype: DType | None) -> Parameters:
         dtype = dtype or state.config.dtype
         room = self._buffers.take(state.elements * dtype.storage.itemsize)
-        tensors = await offload(state.elements, state.params, dtype, room, self._compute)
+        size = state.elements // (COPYING if dtype is state.master else 1)
+        tensors = await offload(size, state.params, dtype, room, self._compute)
         return Parameters(state.step, generation, tensors)
