@@ -67,7 +67,7 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "reference": frozenset({"numpy", "orjson"}),
     "metrics": frozenset({"prometheus_client"}),
     "logs": frozenset({"orjson", "structlog"}),
-    "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger"},
+    "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger", "uvicorn", "httptools"},
 }
 """What each layer may import beside the project and the standard library."""
 

@@ -17,6 +17,7 @@ from gradstep_server.draining import Draining
 from gradstep_server.logs import PROBES, RequestLines
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
+from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.observer import Observer
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
@@ -77,7 +78,8 @@ def create_app(settings: Settings) -> FastAPI:
     families = metrics.Families()
     store = metrics.ObservedStore(make_store(settings), families)
     compute = Compute(settings.threads or os.cpu_count() or 1)
-    kept = _sessions(settings, store, compute, metrics.SessionMetrics(families))
+    buffers = Buffers(settings.buffer_memory)
+    kept = _sessions(settings, store, compute, buffers, metrics.SessionMetrics(families))
     page = metrics.Page(families, kept.memory)
     draining = Draining(settings.drain_seconds)
 
@@ -105,7 +107,7 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry=_telemetry(settings),
     )
     limits = Limits(header=settings.max_header_size, tensors=settings.max_tensors)
-    app.state.services = Services(kept, limits, settings.max_points)
+    app.state.services = Services(kept, limits, settings.max_points, buffers)
     for router in (
         steps.router,  # first, since addresses are compared in this order
         curves.router(settings.max_points),
@@ -145,13 +147,16 @@ def _telemetry(settings: Settings) -> TelemetryConfig:
     }
 
 
-def _sessions(settings: Settings, store: Store, compute: Compute, observer: Observer) -> Sessions:
+def _sessions(
+    settings: Settings, store: Store, compute: Compute, buffers: Buffers, observer: Observer
+) -> Sessions:
     policy = SnapshotPolicy(
         log_factor=settings.snapshot_factor,
         steps=settings.snapshot_steps,
         seconds=settings.snapshot_seconds,
     )
-    return Sessions(store, compute, settings.memory_budget, policy, observer=observer)
+    budget = settings.memory_budget
+    return Sessions(store, compute, budget, policy, buffers=buffers, observer=observer)
 
 
 def _readiness(store: Store, draining: Draining) -> service.Readiness:

@@ -22,6 +22,7 @@ from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 from gradstep_server.unix_socket import unix_socket
+from gradstep_server.web.body_protocol import BodyProtocol
 
 GRACE = 7
 """Seconds that requests in flight have to end when the service is told to stop: with
@@ -165,7 +166,7 @@ def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         loop="auto",
-        http="httptools",
+        http=BodyProtocol,
         ws="none",
         lifespan="on",
         log_config=logs.configuration(settings.log_level, settings.log_format),

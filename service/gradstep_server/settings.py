@@ -17,8 +17,8 @@ PREFIX = "GRADSTEP_"
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
-def _half_of_memory() -> int:
-    """Return half of the bytes that this process may use: of the machine's or the container's."""
+def _memory() -> int:
+    """Return the bytes that this process may use: the machine's or the container's."""
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = _CGROUP_LIMIT.read_text().strip()
@@ -26,7 +26,7 @@ def _half_of_memory() -> int:
         limit = "max"
     if limit.isdecimal():
         available = min(available, int(limit))
-    return available // 2
+    return available
 
 
 class Settings(BaseSettings):
@@ -89,8 +89,12 @@ class Settings(BaseSettings):
     max_points: Annotated[int, Field(ge=1)] = 10_000_000
     """The most numbers in one curve: its points times its parameter groups."""
 
-    memory_budget: ByteSize = Field(default_factory=lambda: ByteSize(_half_of_memory()))
+    memory_budget: ByteSize = Field(default_factory=lambda: ByteSize(_memory() // 2))
     """The most bytes of session state kept in memory; by default half of what there is."""
+
+    buffer_memory: ByteSize = Field(default_factory=lambda: ByteSize(_memory() // 8))
+    """The most bytes of bodies and answers kept in memory for the next ones, which saves
+    large steps the time to clear new memory; by default an eighth of what there is."""
 
     snapshot_factor: Annotated[float, Field(ge=0)] = 4
     """A snapshot is taken when the log since the last one exceeds so many times the

@@ -18,6 +18,7 @@ import numpy as np
 
 from gradstep._errors import AnswerMalformed, ConnectionFailed, error_for
 from gradstep._retry import Retries, retry_after
+from gradstep._reused import Reused
 from gradstep._types import Fault, Problem
 from gradstep._version import __version__
 
@@ -127,13 +128,15 @@ class Answer:
 class Inbox:
     """Receives an answer's body into one buffer of the announced length."""
 
-    def __init__(self, status: int, headers: httpx.Headers) -> None:
+    def __init__(self, status: int, headers: httpx.Headers, reused: Reused | None = None) -> None:
         self._status = status
         self._headers = headers
         length = headers.get("content-length", "")
         # An encoded body, or one without a length, grows as it comes.
         self._fixed = length.isdecimal() and "content-encoding" not in headers
-        self._buffer = np.empty(int(length) if self._fixed else BLOCK, np.uint8)
+        self._buffer = (
+            (reused or Reused()).take(int(length)) if self._fixed else np.empty(BLOCK, np.uint8)
+        )
         self._filled = 0
 
     def write(self, chunk: bytes) -> None:

@@ -13,6 +13,7 @@ import httpx
 
 from gradstep import _transports
 from gradstep._core import Answer, Attempts, Body, Call, Inbox, Outcome, Request
+from gradstep._reused import Reused
 from gradstep._transports import DIRECT, AnswerBody, AsyncAnswerBody
 from gradstep._wires import Place
 
@@ -41,6 +42,7 @@ class Sender:
         self._takes_pieces = place is not None
         self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
         self._max_retries = max_retries
+        self._reused = Reused()
 
     def send(self, call: Call[T]) -> T:
         """Return a call's result, or raise what `Attempts.conclude` raises."""
@@ -67,7 +69,7 @@ class Sender:
         )
         response = self._http.send(outgoing, stream=True)
         try:
-            inbox = Inbox(response.status_code, response.headers)
+            inbox = Inbox(response.status_code, response.headers, self._reused)
             body = response.extensions.get(DIRECT)
             if isinstance(body, AnswerBody) and inbox.fixed:
                 while received := body.read_into(inbox.room):
@@ -111,6 +113,7 @@ class AsyncSender:
         self._takes_pieces = place is not None
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
         self._max_retries = max_retries
+        self._reused = Reused()
 
     async def send(self, call: Call[T]) -> T:
         """Return a call's result, or raise what `Attempts.conclude` raises."""
@@ -137,7 +140,7 @@ class AsyncSender:
         )
         response = await self._http.send(outgoing, stream=True)
         try:
-            inbox = Inbox(response.status_code, response.headers)
+            inbox = Inbox(response.status_code, response.headers, self._reused)
             body = response.extensions.get(DIRECT)
             if isinstance(body, AsyncAnswerBody) and inbox.fixed:
                 while received := await body.read_into(inbox.room):

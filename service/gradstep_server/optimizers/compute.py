@@ -151,6 +151,18 @@ class Compute:
             )
         return sums
 
+    def share(self, size: int, work: Callable[[int, int], None]) -> None:
+        """Call ``work(start, stop)`` for pieces of `size` elements, on all threads if many.
+
+        Args:
+            size: how many elements there are.
+            work: does some of them, without the others.
+        """
+        if self.threads == 1 or size < SERIAL_SUM_BELOW:
+            work(0, size)
+        else:
+            self._share(lambda piece: work(*piece), self._pieces(size))
+
     def _pieces(self, size: int) -> Iterable[tuple[int, int]]:
         """Cut `size` elements into pieces, large ones first.
 

@@ -21,7 +21,7 @@ from gradstep_server.sessions.errors import (
 from gradstep_server.sessions.gradients import Gradients
 from gradstep_server.sessions.guards import Version, fence, stale, taken, version_of
 from gradstep_server.sessions.journal import Command
-from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.offload import ARITHMETIC, offload
 from gradstep_server.sessions.snapshots import param_shapes
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Entry, Header, Store
@@ -74,7 +74,7 @@ class Commands:
 
         async def plan(_: Header, state: State) -> Planned:
             stepping.check(state, gradients)
-            size = total_size(gradients)
+            size = total_size(gradients) // ARITHMETIC
             record = await offload(size, stepping.plan, state, gradients, asked, self._compute)
             return Planned(state.step + 1, state.step + 1, record.model_dump_json().encode())
 
@@ -230,7 +230,8 @@ def _fits_what_was_measured(state: State) -> None:
 
 async def digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
     """Return the content digest of a command."""
-    return await offload(total_size(tensors), content_digest, {"kind": kind, **asked}, tensors)
+    size = total_size(tensors) // ARITHMETIC
+    return await offload(size, content_digest, {"kind": kind, **asked}, tensors)
 
 
 def _checked_footprint(state: State, file: StateFile) -> int:

@@ -28,6 +28,7 @@ from gradstep_server.sessions.errors import (
 from gradstep_server.sessions.observer import UNOBSERVED, Memory, Observer
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Head, Header, Ref, Store
+from gradstep_server.sessions.tensors import DType
 from gradstep_server.sessions.timeline import Timeline
 from gradstep_server.sessions.transitions import advance
 
@@ -138,10 +139,10 @@ class HotSessions:
         loaded = [hot.nbytes for hot in self._all.values() if hot.state is not None]
         return Memory(len(loaded), sum(loaded), self._budget)
 
-    def header(self, ref: Ref) -> Header | None:
-        """Return the header of a session that is in memory."""
+    def dtype(self, ref: Ref) -> DType | None:
+        """Return the dtype of the parameters of a session that is in memory."""
         hot = self._all.get(ref)
-        return hot.header if hot is not None and hot.state is not None else None
+        return None if hot is None or hot.state is None else hot.state.config.dtype
 
     async def catch_up(self, hot: Hot) -> None:
         """Bring a locked session to the end of its log."""

@@ -12,7 +12,7 @@ from gradstep_server.sessions.entries import STEP, UNSYNCED, Planned, sealed_ent
 from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.laps import Laps
-from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.offload import ARITHMETIC, offload
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
@@ -115,7 +115,8 @@ class Journal:
             raise
         laps.end("append")
         try:
-            await offload(total_size(tensors), advance, state, entry, tensors, self._compute)
+            size = total_size(tensors) // ARITHMETIC
+            await offload(size, advance, state, entry, tensors, self._compute)
         except BaseException:  # it may be applied in part
             self._hot.drop(hot)
             raise

@@ -9,6 +9,12 @@ from typing import ParamSpec, TypeVar
 _INLINE_BELOW = 65_536
 """Elements below which the work takes less than a hop to a thread (0.3 ms)."""
 
+ARITHMETIC = 4
+"""Elements that a step's loops and digests do in the time of one of other work."""
+
+COPYING = 16
+"""Likewise, elements that are copied."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

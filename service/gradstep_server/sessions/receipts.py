@@ -173,7 +173,7 @@ def history_page(
 
 def receipt(state: State, entry: Entry, durable_step: int, *, replayed: bool) -> Receipt:
     """Return the receipt of a step that the log holds."""
-    record = StepRecord.model_validate_json(entry.record)
+    record = StepRecord.of(entry.record)
     return Receipt(
         step=entry.n,
         position=state.step,

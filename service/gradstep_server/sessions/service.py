@@ -16,6 +16,7 @@ from dataclasses import replace
 from gradstep_server.optimizers import Compute
 from gradstep_server.sessions import lookups, receipts, stepping
 from gradstep_server.sessions.background import DEFAULT_POLICY, Background, SnapshotPolicy
+from gradstep_server.sessions.buffers import NOTHING_KEPT, Buffers
 from gradstep_server.sessions.commands import Commands
 from gradstep_server.sessions.config import ConfigPatch, ForkConfig, SessionConfig
 from gradstep_server.sessions.creation import Creation
@@ -32,7 +33,7 @@ from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.journal import Command, Journal
 from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.observer import UNOBSERVED, Memory, Observer
-from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.offload import COPYING, offload
 from gradstep_server.sessions.receipts import (
     EpochReceipt,
     HistoryPage,
@@ -58,9 +59,11 @@ class Sessions:
         memory_budget: int,
         policy: SnapshotPolicy = DEFAULT_POLICY,
         clock: Callable[[], float] = time.time,
+        buffers: Buffers = NOTHING_KEPT,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._store = store
+        self._buffers = buffers
         self._compute = compute
         self._clock = clock
         self._timeline = Timeline(store, compute, observer)
@@ -145,7 +148,9 @@ class Sessions:
         It never changes. Whether the session is still there is for the command
         that follows to find out.
         """
-        header = self._hot.header(ref) or await self._store.load(*ref)
+        if (dtype := self._hot.dtype(ref)) is not None:
+            return dtype
+        header = await self._store.load(*ref)
         if header is None or header.deleted_at is not None:
             raise SessionNotFound(f"there is no session {ref[1]!r}")
         return config_of(header).dtype
@@ -164,7 +169,7 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, generation):
-            return await _params(state, generation, dtype)
+            return await self._params(state, generation, dtype)
 
     async def state(self, ref: Ref, step: int | None = None) -> tuple[Tensors, dict[str, str]]:
         """Return the whole state, of now or after a step, copied: tensors and metadata.
@@ -202,7 +207,7 @@ class Sessions:
             laps.end("wait")
             entry, replayed = await self._journal.once(hot, command, laps)
             state = hot.loaded()[1]
-            params = await _params(state, state.generation, dtype) if want_params else None
+            params = await self._params(state, state.generation, dtype) if want_params else None
             receipt = receipts.receipt(state, entry, hot.durable_step, replayed=replayed)
             laps.end("copy")
             return Stepped(receipt, params, state.seq)
@@ -357,7 +362,9 @@ class Sessions:
             else:
                 return
 
-
-async def _params(state: State, generation: int, dtype: DType | None) -> Parameters:
-    tensors = await offload(state.elements, state.params, dtype)
-    return Parameters(state.step, generation, tensors)
+    async def _params(self, state: State, generation: int, dtype: DType | None) -> Parameters:
+        dtype = dtype or state.config.dtype
+        room = self._buffers.take(state.elements * dtype.storage.itemsize)
+        size = state.elements // (COPYING if dtype is state.master else 1)
+        tensors = await offload(size, state.params, dtype, room, self._compute)
+        return Parameters(state.step, generation, tensors)

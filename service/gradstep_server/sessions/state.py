@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.optimizers import FloatArray, Optimizer, Scalars, Shape
+from gradstep_server.optimizers import Compute, FloatArray, Optimizer, Scalars, Shape
 from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
-from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements
+from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements, narrow_into
 
 PARAMS = "params"
 """What a parameter's master is called among the tensors of a state: `params/<name>`."""
@@ -206,12 +206,34 @@ class State:
         self.weight_decays()
         return self
 
-    def params(self, dtype: DType | None = None) -> dict[str, Tensor]:
-        """Return the parameters rounded to `dtype`, or the session's; the bytes are a copy."""
+    def params(
+        self,
+        dtype: DType | None = None,
+        room: memoryview | None = None,
+        compute: Compute | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the parameters rounded to `dtype`, or the session's; the bytes are a copy.
+
+        Args:
+            dtype: of what is returned.
+            room: where the copy goes, as large as it; by default new memory.
+            compute: shares the work among threads.
+        """
         dtype = dtype or self.config.dtype
-        exact = dtype is self.master
+        width = dtype.storage.itemsize
+        masters = self.flat.get(PARAMS, np.empty(0, self.master.storage))
+        data = np.empty(width * masters.size, np.uint8).data if room is None else room
+        rounded = np.ndarray((masters.size,), dtype.storage, data)
+
+        def copy(start: int, stop: int) -> None:
+            narrow_into(rounded[start:stop], masters[start:stop], dtype)
+
+        if compute is None:
+            copy(0, masters.size)
+        else:
+            compute.share(masters.size, copy)
         return {
-            name: Tensor.of(tensor.values.copy() if exact else tensor.values, tensor.shape, dtype)
+            name: Tensor(dtype, tensor.shape, data[width * tensor.start : width * tensor.stop])
             for name, tensor in self.tensors.items()
         }
 

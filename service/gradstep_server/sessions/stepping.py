@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Tag
@@ -114,6 +115,12 @@ class StepRecord(BaseModel):
     scale: float
     bound: float | None
     coefficients: list[Coefficients]
+
+    @classmethod
+    @lru_cache(maxsize=16)
+    def of(cls, record: bytes) -> Self:
+        """Return the step of an entry; the same one for what was asked just now."""
+        return cls.model_validate_json(record)
 
 
 def check(state: State, tensors: Tensors) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +118,15 @@ def elements(shape: Iterable[int]) -> int:
 def total_size(tensors: Tensors) -> int:
     """Return the number of elements of all tensors."""
     return sum(tensor.size for tensor in tensors.values())
+
+
+def narrow_into(rounded: NDArray[Any], values: FloatArray, dtype: DType) -> None:
+    """Write masters, rounded to `dtype`, into an array of its storage."""
+    if dtype is DType.BF16:
+        rounded[...] = to_bfloat16(values)
+        return
+    with np.errstate(over="ignore", invalid="ignore"):  # as in `_cast`
+        np.copyto(rounded, values, casting="same_kind")
 
 
 def _cast(values: FloatArray, dtype: DType) -> NDArray[np.generic]:

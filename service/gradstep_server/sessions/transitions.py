@@ -41,7 +41,7 @@ def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> Non
 
 
 def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
-    record = stepping.StepRecord.model_validate_json(entry.record)
+    record = stepping.StepRecord.of(entry.record)
     if record.applied:
         stepping.apply(state, record, tensors, compute, seq=entry.seq)
 

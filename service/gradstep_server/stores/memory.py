@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
 
+from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.store import (
     Basis,
@@ -26,8 +27,8 @@ class _Log:
 
     created_at: float
     entries: list[Entry] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
-    snapshots: dict[int, tuple[Snapshot, bytes]] = field(default_factory=dict)
+    bodies: list[memoryview | bytes] = field(default_factory=list)
+    snapshots: dict[int, tuple[Snapshot, bytes | bytearray]] = field(default_factory=dict)
     trimmed: int = 0
     """The last entry whose body is gone."""
 
@@ -37,7 +38,9 @@ class _Log:
         last = self.entries[-1]
         return Head(last.seq, last.step, last.created_at, last.seal, self.trimmed)
 
-    def append(self, entry: Entry, body: bytes, after: bytes, basis: Basis | None = None) -> None:
+    def append(
+        self, entry: Entry, body: memoryview, after: bytes, basis: Basis | None = None
+    ) -> None:
         head = self.head()
         if (entry.seq, after) != (head.seq + 1, head.seal) or not self.keeps(basis):
             raise SequenceTaken(head.seq)
@@ -70,12 +73,23 @@ class _Writer:
         """Keep the snapshot, unless there is one of this `seq`, or it cannot be followed."""
         check_count(len(self._body), snapshot.body_size)
         if self._log.trimmed <= snapshot.base:
-            self._log.snapshots.setdefault(snapshot.seq, (snapshot, bytes(self._body)))
+            self._log.snapshots.setdefault(snapshot.seq, (snapshot, self._body))
 
 
-def _copied(body: Body, size: int) -> bytes:
+def _copied(body: Body, size: int, buffers: Buffers) -> memoryview:
     check_size(body, size)
-    return b"".join(body)
+    copied = buffers.take(size)
+    start = 0
+    for piece in body:
+        stop = start + piece.nbytes
+        copied[start:stop] = piece
+        start = stop
+    return copied.toreadonly()
+
+
+_KEPT = 512 * 2**20
+"""Bytes of trimmed bodies that the next ones are copied into: to clear new memory takes
+longer than to copy."""
 
 
 class MemoryStore:
@@ -88,6 +102,7 @@ class MemoryStore:
     def __init__(self) -> None:
         self._headers: dict[tuple[str, str], Header] = {}
         self._logs: dict[str, _Log] = {}
+        self._buffers = Buffers(_KEPT)
 
     async def open(self) -> None:
         """Do nothing: memory is ready."""
@@ -107,7 +122,7 @@ class MemoryStore:
             raise IdTaken(self._headers[name])
         log = _Log(created_at=header.created_at)
         if entry is not None:
-            log.append(entry, _copied(body, entry.body_size), b"")
+            log.append(entry, _copied(body, entry.body_size, self._buffers), b"")
         self._headers[name] = header
         self._logs[header.key] = log
 
@@ -158,7 +173,7 @@ class MemoryStore:
         """Add `entry` if the log stands right before it."""
         if key not in self._logs:
             raise SequenceTaken(0)
-        self._logs[key].append(entry, _copied(body, entry.body_size), after, basis)
+        self._logs[key].append(entry, _copied(body, entry.body_size, self._buffers), after, basis)
         return True
 
     async def sync(self, key: str) -> None:
@@ -214,7 +229,7 @@ class MemoryStore:
         if seq not in snapshots:
             return None
         snapshot, body = snapshots[seq]
-        return snapshot, memoryview(body)
+        return snapshot, memoryview(body).toreadonly()
 
     async def trim(self, key: str, oldest: int, *, rewound: int | None = None) -> None:
         """Drop the snapshots before `oldest`, and the bodies that no other is followed by."""

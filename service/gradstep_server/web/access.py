@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Request
 
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.kinds import MAX_COUNT
+from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.guards import Version
 from gradstep_server.sessions.safetensors import Limits
@@ -34,6 +35,7 @@ class Services:
     sessions: Sessions
     limits: Limits
     max_points: int
+    buffers: Buffers
 
 
 async def _services(request: Request) -> Services:
@@ -45,10 +47,15 @@ async def _tenant(request: Request) -> str:
     return holder_of(request).tenant
 
 
-async def _ref(request: Request, id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
-    ref = holder_of(request).tenant, id
+def ref_of(request: Request, session_id: str) -> Ref:
+    """Return which session a request means by an id: one of its own tenant's."""
+    ref = holder_of(request).tenant, session_id
     request.state.session = ref  # for the log
     return ref
+
+
+async def _ref(request: Request, id: SessionId) -> Ref:  # noqa: A002 - the parameter's name on the wire
+    return ref_of(request, id)
 
 
 ServicesOf = Annotated[Services, Depends(_services)]

@@ -67,7 +67,7 @@ async def put_params(
     request: Request, ref: RefOf, services: ServicesOf, generation: Generation = None
 ) -> Response:
     dtype = await services.sessions.dtype(ref)
-    params = await tensor_bodies.params(request, dtype.master, services.limits)
+    params = await tensor_bodies.params(request, dtype.master, services.limits, services.buffers)
     view = await services.sessions.set_params(ref, params, generation=generation)
     return shown(view, 200 if view.replayed else 201)
 
@@ -105,7 +105,7 @@ async def get_params(
 async def put_state(
     request: Request, ref: RefOf, services: ServicesOf, generation: Generation = None
 ) -> Response:
-    tensors, metadata = await tensor_bodies.state(request, services.limits)
+    tensors, metadata = await tensor_bodies.state(request, services.limits, services.buffers)
     file = imported(tensors, metadata)
     view = await services.sessions.set_state(ref, file, generation=generation)
     return shown(view, 200 if view.replayed else 201)

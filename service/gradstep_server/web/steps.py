@@ -30,6 +30,7 @@ from gradstep_server.sessions.tensors import DType
 from gradstep_server.web import tensor_answers, tensor_bodies
 from gradstep_server.web.access import Generation, RefOf, Services, ServicesOf, etag
 from gradstep_server.web.errors import NotAcceptable
+from gradstep_server.web.plain_step import PlainStepRoute
 from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import (
@@ -102,18 +103,6 @@ class EpochAnswer(EpochReceipt):
 router = APIRouter(prefix="/v1/sessions/{id}", tags=["steps"], route_class=StrictRoute)
 
 
-@router.put(
-    "/steps/{n}",
-    operation_id="putStep",
-    status_code=201,
-    summary="Take step n, exactly once, whatever is retried.",
-    description=tensor_answers.SIZES,
-    responses={
-        **tensor_answers.declared(ReceiptAnswer, "Taken now, or before.", 201, 200),
-        **_STEP_FAILS,
-    },
-    openapi_extra=tensor_bodies.declared(GradientsBody),
-)
 async def put_step(
     request: Request,
     ref: RefOf,
@@ -126,6 +115,23 @@ async def put_step(
 ) -> Response:
     answer = Wanted(returned == "params", dtype)
     return await _step(request, ref, n, services, said, generation, answer)
+
+
+router.add_api_route(
+    "/steps/{n}",
+    put_step,
+    methods=["PUT"],
+    route_class_override=PlainStepRoute,
+    operation_id="putStep",
+    status_code=201,
+    summary="Take step n, exactly once, whatever is retried.",
+    description=tensor_answers.SIZES,
+    responses={
+        **tensor_answers.declared(ReceiptAnswer, "Taken now, or before.", 201, 200),
+        **_STEP_FAILS,
+    },
+    openapi_extra=tensor_bodies.declared(GradientsBody),
+)
 
 
 @router.post(
@@ -221,7 +227,9 @@ async def _step(
     own = await services.sessions.dtype(ref)
     require_half(own, wanted.dtype)
     laps = request.state.laps = Laps()
-    read = await tensor_bodies.gradients(request, said, own.master, services.limits, laps)
+    read = await tensor_bodies.gradients(
+        request, said, own.master, services.limits, services.buffers, laps
+    )
     as_json = wants_json(request, default=read.json)
     if as_json and wanted.params:  # refused before the step is taken
         require_small(await services.sessions.elements(ref))

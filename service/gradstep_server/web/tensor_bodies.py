@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 import orjson
 from fastapi import Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions import safetensors
+from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.stepping import Asked
 from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import json_body, nested
-from gradstep_server.web.errors import MalformedBody
 from gradstep_server.web.pointers import faults
+from gradstep_server.web.receiving import receive
 
 SAFETENSORS = "application/vnd.safetensors"
 """The media type that is written; the registered name of the format."""
@@ -97,11 +97,16 @@ Said = Annotated[Mapping[str, str], Depends(_said)]
 
 
 async def gradients(
-    request: Request, said: Mapping[str, str], master: DType, limits: Limits, laps: Laps
+    request: Request,
+    said: Mapping[str, str],
+    master: DType,
+    limits: Limits,
+    buffers: Buffers,
+    laps: Laps,
 ) -> Gradients:
     """Return the gradients of a body, and what was said beside them."""
     if _is_safetensors(request):
-        received = await receive(request)
+        received = await receive(request, buffers)
         laps.end("receive")
         tensors, _ = safetensors.decode(received, limits)
         laps.end("decode")
@@ -118,49 +123,28 @@ async def gradients(
     return Gradients(tensors, Asked(loss=body.loss, lr=body.lr), json=True)
 
 
-async def params(request: Request, master: DType, limits: Limits) -> Tensors:
+async def params(request: Request, master: DType, limits: Limits, buffers: Buffers) -> Tensors:
     """Return the parameters of a body."""
     if _is_safetensors(request):
-        return safetensors.decode(await receive(request), limits)[0]
+        return safetensors.decode(await receive(request, buffers), limits)[0]
     body = _validated(ParamsBody, await _json(request))
     return await nested.read(body.params, master, "params", limits.tensors)
 
 
-async def state(request: Request, limits: Limits) -> tuple[Tensors, dict[str, str]]:
+async def state(
+    request: Request, limits: Limits, buffers: Buffers
+) -> tuple[Tensors, dict[str, str]]:
     """Return the tensors and the metadata of a whole state, always a safetensors file."""
     if not _is_file(request):
         raise json_body.unsupported(request.headers, SAFETENSORS)
     wider = Limits(limits.header * STATE_FACTOR, limits.tensors * STATE_FACTOR)
-    return safetensors.decode(await receive(request), wider)
+    return safetensors.decode(await receive(request, buffers), wider)
 
 
 def declared(model: type[BaseModel]) -> dict[str, Any]:
     """Declare a body that is JSON or safetensors, for a route's ``openapi_extra=``."""
     content = {"application/json": {"schema": model.model_json_schema()}, **FILE}
     return {"requestBody": {"required": True, "content": content}}
-
-
-async def receive(request: Request) -> memoryview:
-    """Read a whole body into one buffer of the announced length, or a growing one.
-
-    Raises:
-        MalformedBody: the body is shorter than announced.
-    """
-    announced = request.headers.get("content-length")
-    if announced is None:
-        grown = bytearray()
-        async for chunk in request.stream():
-            grown += chunk
-        return memoryview(grown)
-    # Memory is taken as it is written, so that announcing much costs the server nothing.
-    buffer = np.empty(int(announced), np.uint8).data
-    end = 0
-    async for chunk in request.stream():
-        start, end = end, end + len(chunk)
-        buffer[start:end] = chunk
-    if end != len(buffer):
-        raise MalformedBody(f"the body ended after {end} of {len(buffer)} bytes")
-    return buffer
 
 
 def _is_safetensors(request: Request) -> bool:

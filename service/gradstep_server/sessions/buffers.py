@@ -1,0 +1,97 @@
+"""Memory for bodies and answers, used again instead of mapped again.
+
+Memory that is new to a process is cleared page by page as it is first written,
+which for a body of 100 MB takes as long as computing the step. So what a
+request is done with is kept for the next one, up to a limit.
+
+No buffer is used again while anything can still read it. What `Buffers.take`
+returns is a view of an array made for this one use; slices of the view, and
+NumPy arrays made of them, refer to that array and thereby keep it alive: the
+log that is appended to, the kernels, and the socket hold the memory by holding
+their views. The block below returns only when Python has freed the array, so
+when no reference to it is left anywhere: there is no call that gives memory
+back too early, and none that can be forgotten.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import weakref
+from collections import deque
+
+import numpy as np
+
+SMALL = 256 * 1024
+"""Bytes below which the allocator itself has memory that was used before."""
+
+_ROUNDED_TO = 64 * 1024
+_SPARE = 8
+"""A kept block serves if at most one part in so many of it stays unused."""
+
+_HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)
+
+
+class Buffers:
+    """Lends buffers, and keeps those that came back, the newest first."""
+
+    def __init__(self, limit: int) -> None:
+        """Keep at most `limit` bytes that no one uses."""
+        self._limit = limit
+        self._free: deque[mmap.mmap] = deque()
+        self._kept = 0
+        # Reentrant: the collector may free an array, and so give its block back, at any point.
+        self._lock = threading.RLock()
+
+    @property
+    def kept(self) -> int:
+        """How many bytes wait for their next use."""
+        return self._kept
+
+    def take(self, nbytes: int) -> memoryview:
+        """Return a writable buffer of any content, aligned for every dtype.
+
+        What is new of it costs memory only as it is written.
+
+        Raises:
+            MemoryError: there is none.
+        """
+        if nbytes < SMALL:
+            return np.empty(nbytes, np.uint8).data
+        block = self._found(nbytes) or _mapped(nbytes)
+        # Its base is no array: arrays made of it refer to it, and not past it to its base.
+        lent = np.frombuffer(block, np.uint8, nbytes)
+        weakref.finalize(lent, self._give_back, block).atexit = False
+        return lent.data
+
+    def _found(self, nbytes: int) -> mmap.mmap | None:
+        with self._lock:
+            for block in self._free:
+                if nbytes <= len(block) <= nbytes + nbytes // _SPARE + _ROUNDED_TO:
+                    self._free.remove(block)
+                    self._kept -= len(block)
+                    return block
+        return None
+
+    def _give_back(self, block: mmap.mmap) -> None:
+        with self._lock:
+            self._free.appendleft(block)
+            self._kept += len(block)
+            while self._kept > self._limit:
+                self._kept -= len(self._free.pop())
+
+
+NOTHING_KEPT = Buffers(0)
+"""Every buffer new."""
+
+
+def _mapped(nbytes: int) -> mmap.mmap:
+    """Return new memory, which goes back to the system when the last reference to it goes."""
+    size = -(-nbytes // _ROUNDED_TO) * _ROUNDED_TO
+    try:
+        block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"there is no memory for {nbytes} bytes") from error
+    if _HUGE_PAGES is not None:
+        block.madvise(_HUGE_PAGES)
+    return block

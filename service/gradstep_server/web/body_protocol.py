@@ -1,0 +1,140 @@
+"""uvicorn's HTTP protocol, and large bodies received past it.
+
+uvicorn hands a body on in chunks, each copied several times before it is where
+it belongs. Where the length of a large body is announced, this protocol offers
+the route an ASGI extension, `receiving.DIRECT`: asked for the rest of the body,
+it lends the connection to a reader that receives straight into the route's
+buffer, exactly so many bytes, and then takes it back. Small bodies, chunked
+ones, and those that no route asks for never leave uvicorn's way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from gradstep_server.web.receiving import DIRECT
+
+DIRECT_FROM = 256 * 1024
+"""Bytes of a body from which on it is worth it."""
+
+
+class BodyProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    _body: _Body | None = None
+    """That of the request which is being read, if it is large."""
+
+    def on_headers_complete(self) -> None:
+        """Offer the extension to the application if the body is large."""
+        super().on_headers_complete()
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        self._body = None
+        if length.isdigit() and int(length) >= DIRECT_FROM and not self.parser.should_upgrade():
+            self._body = _Body(self, self.cycle, int(length))
+            # The application is begun, but runs only when this has returned.
+            self.scope["extensions"] = {DIRECT: self._body.receive_into}  # type: ignore[dict-item] # ours
+
+    def on_body(self, body: bytes) -> None:
+        """Count what comes in uvicorn's way."""
+        if self._body is not None:
+            self._body.left -= len(body)
+        super().on_body(body)
+
+    def lend(self, reader: asyncio.BufferedProtocol) -> None:
+        """Let another protocol read what comes next."""
+        self._pass_to(reader)
+        self.flow.resume_reading()
+
+    def take_back(self) -> None:
+        """Read on, with a parser that does not wait for the body that was read past it."""
+        self._pass_to(self)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.flow.resume_reading()
+
+    def give_up(self) -> None:
+        """Read no more: what is left of a body would be taken for a request."""
+        self._pass_to(self)
+        self.cycle.keep_alive = False
+
+    def _pass_to(self, protocol: asyncio.BaseProtocol) -> None:
+        # uvloop looks at which kind of protocol it reads for when reading begins.
+        self.flow.pause_reading()
+        self.transport.set_protocol(protocol)
+
+
+class _Body:
+    """The body of one request, on its way."""
+
+    def __init__(self, http: BodyProtocol, cycle: RequestResponseCycle, size: int) -> None:
+        self._http = http
+        self._cycle = cycle
+        self.left = size
+        """Bytes that have not come yet."""
+
+    async def receive_into(self, room: memoryview) -> bool:
+        """Receive the rest of the body into `room`; return False if the client left before.
+
+        Raises:
+            ValueError: the rest is of another size.
+        """
+        cycle, http = self._cycle, self._http
+        begun = len(cycle.body)
+        if len(room) != begun + self.left:
+            raise ValueError(f"{begun + self.left} bytes of the body are left, not {len(room)}")
+        room[:begun] = cycle.body
+        cycle.body = bytearray()
+        if self.left and not http.transport.is_closing():
+            reader = _Reader(http, room[begun:])
+            http.lend(reader)
+            try:
+                await reader.ended
+            except asyncio.CancelledError:
+                http.give_up()
+                raise
+            if cycle.disconnected:
+                return False
+            self.left = 0
+            cycle.more_body = False
+        return not self.left
+
+
+class _Reader(asyncio.BufferedProtocol):
+    """Receives the rest of a body; tells the connection's own protocol of everything else."""
+
+    def __init__(self, http: BodyProtocol, room: memoryview) -> None:
+        self._http = http
+        self._room = room
+        self.ended: asyncio.Future[None] = http.loop.create_future()
+        """Done when the body is whole, or the connection lost."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - a hint
+        """Return where the next bytes go: never more than the body has."""
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take note of bytes that came."""
+        self._room = self._room[nbytes:]
+        if not self._room:
+            self._http.take_back()
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on."""
+        self._http.connection_lost(exc)
+        self._end()
+
+    def pause_writing(self) -> None:
+        """Pass it on."""
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass it on."""
+        self._http.resume_writing()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)

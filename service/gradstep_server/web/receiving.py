@@ -1,0 +1,51 @@
+"""Receiving a body that is not JSON: into one buffer, from the socket where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import Request
+from starlette.requests import ClientDisconnect
+
+from gradstep_server.sessions.buffers import Buffers
+from gradstep_server.web.errors import MalformedBody
+
+DIRECT = "gradstep.receive_into"
+"""The ASGI extension with which a server reads the rest of a body where the caller wants it."""
+
+ReceiveInto = Callable[[memoryview], Awaitable[bool]]
+"""Fills a buffer of exactly the bytes that are left; returns whether all of them came."""
+
+
+async def receive(request: Request, buffers: Buffers) -> memoryview:
+    """Read a whole body into one buffer of the announced length, or a growing one.
+
+    Raises:
+        MalformedBody: the body is shorter than announced.
+    """
+    announced = request.headers.get("content-length")
+    if announced is None:
+        grown = bytearray()
+        async for chunk in request.stream():
+            grown += chunk
+        return memoryview(grown)
+    # Memory is taken as it is written, so that announcing much costs the server nothing.
+    buffer = buffers.take(int(announced))
+    receive_into: ReceiveInto | None = request.scope.get("extensions", {}).get(DIRECT)
+    end = 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk = message.get("body", b"")
+        start, end = end, end + len(chunk)
+        buffer[start:end] = chunk
+        if not message.get("more_body", False):
+            break
+        if receive_into is not None:
+            if not await receive_into(buffer[end:]):
+                raise ClientDisconnect
+            return buffer
+    if end != len(buffer):
+        raise MalformedBody(f"the body ended after {end} of {len(buffer)} bytes")
+    return buffer

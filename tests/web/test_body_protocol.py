@@ -1,0 +1,279 @@
+"""Large bodies are received past uvicorn, over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from gradstep_server.sessions.buffers import Buffers
+from gradstep_server.web.body_limit import BodyLimit
+from gradstep_server.web.body_protocol import DIRECT_FROM, BodyProtocol
+from gradstep_server.web.receiving import DIRECT, receive
+
+PATIENCE = 20.0
+LARGE = 3_000_001
+LIMIT = 8 * 2**20
+BODY = np.random.default_rng(0).bytes(LARGE)
+LOOPS = pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+
+
+class App:
+    """Receives bodies as the routes do, and says what came; tells how requests ended."""
+
+    def __init__(self) -> None:
+        self.buffers = Buffers(LIMIT)
+        self.ends: list[str] = []
+        self.begun = threading.Event()
+
+    async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
+        request = Request(scope, receive_)
+        self.begun.set()
+        try:
+            answer = await self._answer(request)
+        except ClientDisconnect:
+            self.ends.append("disconnected")
+            return
+        except asyncio.CancelledError:
+            self.ends.append("cancelled")
+            raise
+        self.ends.append("answered")
+        await JSONResponse(answer)(scope, receive_, send)
+
+    async def _answer(self, request: Request) -> dict[str, Any]:
+        if request.url.path == "/unread":
+            return {}
+        direct = request.scope.get("extensions", {}).get(DIRECT)
+        if request.url.path == "/wrong":
+            await request.receive()
+            try:
+                await direct(memoryview(bytearray(LARGE + 1)))
+            except ValueError as error:
+                return {"error": str(error)}
+        body = await receive(request, self.buffers)
+        digest = hashlib.sha256(body).hexdigest()
+        return {"size": len(body), "digest": digest, "direct": direct is not None}
+
+
+class Served:
+    """A server in a thread."""
+
+    def __init__(self, listening: socket.socket, loop: str, grace: int) -> None:
+        self.app = App()
+        self._listening = listening
+        limited = BodyLimit(self.app, LIMIT)
+        config = uvicorn.Config(
+            limited,
+            http=BodyProtocol,
+            loop=loop,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=grace,
+        )
+        self.server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self.server.run, args=([listening],))
+
+    def start(self) -> None:
+        self._thread.start()
+        until = time.monotonic() + PATIENCE
+        while not self.server.started:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(self._listening.family)
+        client.settimeout(PATIENCE)
+        client.connect(self._listening.getsockname())
+        return client
+
+
+@contextmanager
+def served(loop: str, path: Path | None = None, grace: int = 5) -> Iterator[Served]:
+    with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as listening:
+        listening.bind(("127.0.0.1", 0) if path is None else str(path))
+        listening.listen()
+        running = Served(listening, loop, grace)
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def head(size: int, *fields: str, path: str = "/") -> bytes:
+    lines = [f"PUT {path} HTTP/1.1", "Host: test", f"Content-Length: {size}", *fields, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+def answers(client: socket.socket, count: int) -> list[dict[str, Any]]:
+    """Read so many answers."""
+    found = []
+    with client.makefile("rb") as lines:
+        for _ in range(count):
+            assert lines.readline() == b"HTTP/1.1 200 OK\r\n"
+            length = 0
+            while (line := lines.readline()) != b"\r\n":
+                name, _, value = line.partition(b":")
+                length = int(value) if name == b"content-length" else length
+            found.append(json.loads(lines.read(length)))
+    return found
+
+
+def told(body: bytes, *, direct: bool = True) -> dict[str, Any]:
+    return {"size": len(body), "digest": hashlib.sha256(body).hexdigest(), "direct": direct}
+
+
+@LOOPS
+def test_a_large_body_arrives_whole_however_it_is_cut(loop: str) -> None:
+    with served(loop) as running:
+        for cut in (1, 100, 70_001, 1_000_003):
+            with running.connect() as client:
+                message = head(LARGE) + BODY
+                client.sendall(message[:cut])
+                time.sleep(0.05)
+                client.sendall(message[cut : 2 * cut])
+                time.sleep(0.05)
+                client.sendall(message[2 * cut :])
+                assert answers(client, 1) == [told(BODY)]
+
+
+@LOOPS
+def test_it_arrives_over_a_unix_socket(loop: str, tmp_path: Path) -> None:
+    with served(loop, tmp_path / "socket") as running, running.connect() as client:
+        client.sendall(head(LARGE) + BODY)
+        assert answers(client, 1) == [told(BODY)]
+
+
+@LOOPS
+def test_a_connection_carries_one_body_after_another(loop: str) -> None:
+    with served(loop) as running, running.connect() as client:
+        for size in (LARGE, 10, LARGE - 1, DIRECT_FROM, DIRECT_FROM - 1, 0, LARGE):
+            client.sendall(head(size) + BODY[:size])
+            assert answers(client, 1) == [told(BODY[:size], direct=size >= DIRECT_FROM)]
+    assert running.app.buffers.kept > 0
+
+
+@LOOPS
+def test_requests_sent_at_once_are_answered_in_order(loop: str) -> None:
+    sizes = [LARGE, 5, LARGE - 7, DIRECT_FROM + 1, 0]
+    with served(loop) as running, running.connect() as client:
+        message = b"".join(head(size) + BODY[:size] for size in sizes)
+        sender = threading.Thread(target=client.sendall, args=(message,))
+        sender.start()
+        found = answers(client, len(sizes))
+        sender.join()
+    assert found == [told(BODY[:size], direct=size >= DIRECT_FROM) for size in sizes]
+
+
+@LOOPS
+@pytest.mark.parametrize("how", ["close", "reset", "half"])
+def test_a_client_that_leaves_within_its_body_is_noticed(loop: str, how: str) -> None:
+    with served(loop) as running:
+        with running.connect() as client:
+            client.sendall(head(LARGE) + BODY[: LARGE // 2])
+            assert running.app.begun.wait(PATIENCE)
+            time.sleep(0.1)
+            if how == "reset":
+                linger = b"\1\0\0\0\0\0\0\0"
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            if how == "half":
+                client.shutdown(socket.SHUT_WR)
+                assert client.recv(1) == b""
+        until = time.monotonic() + PATIENCE
+        while not running.app.ends:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert running.app.ends == ["disconnected"]
+        with running.connect() as client:
+            client.sendall(head(LARGE) + BODY)
+            assert answers(client, 1) == [told(BODY)]
+
+
+@LOOPS
+def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(loop: str) -> None:
+    with served(loop) as running, running.connect() as client:
+        client.sendall(head(LARGE, "Expect: 100-continue"))
+        asked = b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert client.recv(len(asked), socket.MSG_WAITALL) == asked
+        client.sendall(BODY)
+        assert answers(client, 1) == [told(BODY)]
+
+
+@LOOPS
+def test_a_chunked_body_is_left_to_uvicorn(loop: str) -> None:
+    with served(loop) as running:
+        address = running._listening.getsockname()
+        connection = HTTPConnection(*address)
+        connection.request("PUT", "/", iter([BODY[:5], BODY[5:]]), encode_chunked=True)
+        assert json.loads(connection.getresponse().read()) == told(BODY, direct=False)
+        connection.close()
+
+
+@LOOPS
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(loop: str) -> None:
+    with served(loop) as running, running.connect() as client:
+        client.sendall(head(LIMIT + 1, "Expect: 100-continue"))
+        assert client.recv(64).startswith(b"HTTP/1.1 413 ")
+        assert running.app.ends == []
+
+
+@LOOPS
+def test_a_body_that_no_route_reads_is_passed_over(loop: str) -> None:
+    with served(loop) as running, running.connect() as client:
+        client.sendall(head(LARGE, path="/unread") + BODY)
+        assert answers(client, 1) == [{}]
+        client.sendall(head(LARGE) + BODY)
+        assert answers(client, 1) == [told(BODY)]
+
+
+def test_another_size_than_the_rest_is_refused() -> None:
+    with served("uvloop") as running, running.connect() as client:
+        client.sendall(head(LARGE, path="/wrong") + BODY)
+        [found] = answers(client, 1)
+        assert found["error"].endswith(f"bytes of the body are left, not {LARGE + 1}")
+
+
+@LOOPS
+def test_a_server_that_is_told_to_stop_receives_the_body_to_its_end(loop: str) -> None:
+    with served(loop) as running, running.connect() as client:
+        client.sendall(head(LARGE) + BODY[: LARGE // 2])
+        assert running.app.begun.wait(PATIENCE)
+        time.sleep(0.1)
+        running.server.should_exit = True
+        time.sleep(0.3)
+        client.sendall(BODY[LARGE // 2 :])
+        assert answers(client, 1) == [told(BODY)]
+        assert client.recv(1) == b""
+
+
+@LOOPS
+def test_a_body_that_does_not_end_holds_no_server_up(loop: str) -> None:
+    with served(loop, grace=1) as running, running.connect() as client:
+        client.sendall(head(LARGE) + BODY[: LARGE // 2])
+        assert running.app.begun.wait(PATIENCE)
+        time.sleep(0.1)
+        began = time.monotonic()
+        running.stop()
+        assert time.monotonic() - began < 5
+        assert running.app.ends == ["cancelled"]
