@@ -35,6 +35,7 @@ from gradstep_server.web import (
 )
 from gradstep_server.web.access import Services
 from gradstep_server.web.body_limit import BodyLimit
+from gradstep_server.web.kept_answers import KeptAnswers
 from gradstep_server.web.request_id import RequestId
 
 _log = logging.getLogger(__name__)
@@ -109,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
+    app.add_middleware(KeptAnswers)
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(cors.StatelessCors, origins=settings.cors_origins)
     app.add_middleware(RequestId)
