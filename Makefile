@@ -45,7 +45,7 @@ crash: $(VENV)/everything ## Break the service in every way for about an hour, a
 	PYTHONPATH=tests $(BIN)/python -m crash.programme --write
 
 bench: $(VENV)/everything ## Measure beside torch and others for some minutes, and write down the figures
-	$(BIN)/python -m bench --write
+	PYTHONPATH=tests $(BIN)/python -m bench --write
 
 check: $(VENV)/everything lint types generated ## Format, lint, types, layers, generated files, tests
 	$(BIN)/python -m pytest

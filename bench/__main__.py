@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,18 +17,39 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from bench import kernels, machine
+from bench import (
+    clients,
+    curves,
+    durability,
+    headline,
+    kernels,
+    machine,
+    memory,
+    steps,
+    transports,
+)
 from bench.report import COLUMNS, Measured, Report, cells
 from bench.rows import Part, Progress
 
-PARTS: Mapping[str, ModuleType] = {"kernels": kernels}
+PARTS: Mapping[str, ModuleType] = {
+    "kernels": kernels,
+    "steps": steps,
+    "transports": transports,
+    "durability": durability,
+    "curves": curves,
+    "clients": clients,
+    "memory": memory,
+}
 """By name, in the order in which they run; each has a `run`, and tells what it measures."""
 
-DOCS = Path(__file__).parents[1] / "docs"
+README = Path(__file__).parents[1] / "README.md"
+DOCS = README.with_name("docs")
 
 
 def main() -> int:
     """Measure what the arguments name; return 1 where a target was missed."""
+    # So that whatever was started ends too.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     parser = _parser()
     wanted = parser.parse_args()
     if wanted.write and wanted.quick:
@@ -37,7 +59,9 @@ def main() -> int:
     for name, part in measured.items():
         console.print(_table(name, part))
     if wanted.write:
-        Report.read(DOCS).updated(measured).write(DOCS)
+        report = Report.read(DOCS).updated(measured)
+        report.write(DOCS)
+        README.write_text(headline.into(README.read_text(), report.parts))
     return int(any(row.met is False for part in measured.values() for row in part.rows))
 
 
@@ -73,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), metavar="PART")
     parser.add_argument("--quick", action="store_true", help="a few rounds of small cases")
-    parser.add_argument("--write", action="store_true", help="update docs/benchmarks.*")
+    parser.add_argument(
+        "--write", action="store_true", help="update docs/benchmarks* and the README"
+    )
     return parser
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,16 +59,11 @@ def run(progress: Progress) -> list[Row]:
     """Measure every optimizer at every size."""
     sizes = {name: size for name, size in SIZES.items() if not progress.quick or name in _QUICK}
     total = len(OPTIMIZERS) * len(sizes)
-    compute = Compute(os.cpu_count() or 1)
-    warm_up(compute)
     rows: list[Row] = []
-    try:
-        for label, size in sizes.items():
-            for name, params in OPTIMIZERS.items():
-                progress.show(len(rows) // 3, total)
-                rows += _rows(f"{name}, {label}", params, size, compute, quick=progress.quick)
-    finally:
-        compute.close()
+    for label, size in sizes.items():
+        for name, params in OPTIMIZERS.items():
+            progress.show(len(rows) // 3, total)
+            rows += _rows(f"{name}, {label}", params, size, quick=progress.quick)
     progress.show(total, total)
     return rows
 
@@ -76,15 +72,14 @@ def _rows(
     case: str,
     params: Mapping[str, Any],
     size: tuple[int, int, float],
-    compute: Compute,
     *,
     quick: bool,
 ) -> list[Row]:
     elements, tensors, target = size
     shapes = {f"layer{i:03}": elements // tensors for i in range(tensors)}
     rounds, calls = _effort(elements, quick=quick)
-    things = _ours(params, shapes, compute) | _theirs(params, shapes)
-    measured = turn_about(things, rounds=rounds, calls=calls)
+    with ours(params, shapes) as steps:
+        measured = turn_about(steps | _theirs(params, shapes), rounds=rounds, calls=calls)
     torchs = ["torch fused", "torch foreach", "torch single"]
 
     def row(what: str, others: list[str], target: float | None) -> Row:
@@ -106,10 +101,13 @@ def _effort(elements: int, *, quick: bool) -> tuple[int, int]:
     return 60, max(10, min(100, 2 * _M // elements))
 
 
-def _ours(
-    params: Mapping[str, Any], shapes: Mapping[str, int], compute: Compute
-) -> dict[str, Callable[[], object]]:
-    """Return what a session does for a step, of which each call takes one."""
+@contextmanager
+def ours(
+    params: Mapping[str, Any], shapes: Mapping[str, int]
+) -> Iterator[dict[str, Callable[[], object]]]:
+    """Yield what a session does for a step, of which each call takes one."""
+    compute = Compute(os.cpu_count() or 1)
+    warm_up(compute)
     clip = {"type": "norm", "max_norm": _CLIP}
     config = SessionConfig.model_validate({"optimizer": params, "dtype": DType.F32, "clip": clip})
     state = State.new(config, 0.0)
@@ -132,7 +130,10 @@ def _ours(
         record = stepping.plan(state, gradients, asked, compute)
         stepping.apply(state, record, gradients, compute, seq=seq)
 
-    return {"kernel": kernel, "reduction": reduction, "whole step": whole}
+    try:
+        yield {"kernel": kernel, "reduction": reduction, "whole step": whole}
+    finally:
+        compute.close()
 
 
 def _body(shapes: Mapping[str, int], seed: int) -> dict[str, Tensor]:

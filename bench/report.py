@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from bench import units
+from bench.charts import CHARTS
 from bench.rows import Row, Spread
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 COLUMNS = ("Case", "What", "Ours", "Beside", "Ratio", "Target")
-_STEPS = {"s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")), "B": ((2.0**20, "MiB"), (2.0**10, "KiB"))}
 
 
 @dataclass(frozen=True)
@@ -57,28 +58,38 @@ class Report:
         parts = {name: asdict(part) for name, part in self.parts.items()}
         text = json.dumps(parts, indent=1, ensure_ascii=False)
         (docs / "benchmarks.json").write_text(text + "\n")
+        for name in self.parts.keys() & CHARTS.keys():
+            (docs / _chart(name)).write_text(CHARTS[name](self.parts[name].rows))
         page = docs / "benchmarks.md"
         page.write_text(self.into(page.read_text()))
 
     def into(self, page: str) -> str:
         """Return the page with these figures between its markers."""
-        before, _, rest = page.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        tables = "\n\n".join(f"## {name}\n\n{part.table()}" for name, part in self.parts.items())
-        return f"{before}{BEGIN}\n{tables}\n{END}{after}"
+        sections = (f"## {name}\n\n{_picture(name)}{p.table()}" for name, p in self.parts.items())
+        return replaced(page, BEGIN, "\n\n".join(sections), END)
+
+
+def replaced(page: str, begin: str, middle: str, end: str) -> str:
+    """Return a page with something else between two markers."""
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{middle}\n{end}{after}"
+
+
+def _chart(name: str) -> str:
+    """Return the name of the file that holds a part's chart."""
+    return f"benchmarks-{name}.svg"
+
+
+def _picture(name: str) -> str:
+    return f"![{name} beside others]({_chart(name)})\n\n" if name in CHARTS else ""
 
 
 def cells(row: Row, between: str) -> tuple[str, ...]:
     """Return a row as texts, in the order of the columns, the others joined by `between`."""
-    beside = between.join(f"{name} {_number(s, row.unit)}" for name, s in row.others.items())
+    beside = between.join(f"{name} {units.spread(s, row.unit)}" for name, s in row.others.items())
     target = "" if row.target is None else f"≤ {row.target:g}{'' if row.met else ', missed'}"
-    return row.case, row.what, _number(row.ours, row.unit), beside, f"{row.ratio:.2f}", target
-
-
-def _number(spread: Spread, unit: str) -> str:
-    """Return the median, with the least in brackets."""
-    size, name = next((step for step in _STEPS[unit] if spread.median >= step[0]), _STEPS[unit][-1])
-    return f"{spread.median / size:.3g} {name} ({spread.least / size:.3g})"
+    return row.case, row.what, units.spread(row.ours, row.unit), beside, f"{row.ratio:.2f}", target
 
 
 def _measured(facts: dict[str, Any]) -> Measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -14,11 +15,15 @@ class Spread:
 
     median: float
     least: float
+    p95: float
+    """What 95 in 100 do not exceed."""
 
     @classmethod
     def of(cls, measured: Sequence[float]) -> Self:
         """Return the spread of these measurements."""
-        return cls(median(measured), min(measured))
+        return cls(
+            median(measured), min(measured), sorted(measured)[math.ceil(0.95 * len(measured)) - 1]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from gradstep_server.web.access import Services
 from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
+from gradstep_server.web.kept_answers import KeptAnswers
 from gradstep_server.web.request_id import RequestId
 from gradstep_server.web.secure_headers import SecureHeaders
 from gradstep_server.web.served import Watched, Watcher
@@ -123,6 +124,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
+    app.add_middleware(KeptAnswers)
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(
         Authentication, keyring=keyring(settings), public_curves=settings.public_curves

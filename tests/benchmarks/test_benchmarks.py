@@ -19,8 +19,8 @@ ROW = Row(
     "kernels",
     "AdamW, 1 k",
     "kernel",
-    Spread(2e-5, 1.5e-5),
-    {"torch fused": Spread(8e-5, 4e-5), "torch single": Spread(0.25, 0.125)},
+    Spread(2e-5, 1.5e-5, 4e-5),
+    {"torch fused": Spread(8e-5, 4e-5, 9e-5), "torch single": Spread(0.25, 0.125, 0.5)},
     0.25,
     0.6,
 )
@@ -43,7 +43,7 @@ def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
     measured = {"ours": [1.0, 9.0, 2.0], "theirs": [2.0, 3.0, 2.0], "more": [5.0, 4.0, 6.0]}
     row = Row.compare("p", "c", "w", measured, ours="ours", others=["theirs", "more"], target=0.9)
     assert row.ratio == 1.0
-    assert (row.ours, row.others["more"]) == (Spread(2.0, 1.0), Spread(5.0, 4.0))
+    assert (row.ours, row.others["more"]) == (Spread(2.0, 1.0, 9.0), Spread(5.0, 4.0, 6.0))
     assert row.met is False
 
 
@@ -57,13 +57,15 @@ def test_a_row_is_written_in_units_that_fit() -> None:
     assert cells(ROW, "; ") == (
         "AdamW, 1 k",
         "kernel",
-        "20 µs (15)",
-        "torch fused 80 µs (40); torch single 250 ms (125)",
+        "20 µs (15–40)",
+        "torch fused 80 µs (40–90); torch single 250 ms (125–500)",
         "0.25",
         "≤ 0.6",
     )
-    memory = Row("m", "c", "peak", Spread(3 << 20, 1 << 20), {"of": Spread(1, 0)}, 3.0, 2.0, "B")
-    assert cells(memory, "; ")[2:] == ("3 MiB (1)", "of 0.000977 KiB (0)", "3.00", "≤ 2, missed")
+    memory = Row(
+        "m", "c", "peak", Spread(3 << 20, 1 << 20, 3 << 20), {"of": Spread(1, 1, 1)}, 3.0, 2.0, "B"
+    )
+    assert cells(memory, "; ")[2:] == ("3 MiB (1–3)", "of 0.000977 KiB", "3.00", "≤ 2, missed")
 
 
 def test_a_report_replaces_the_parts_that_were_measured_and_keeps_the_others(
@@ -78,7 +80,7 @@ def test_a_report_replaces_the_parts_that_were_measured_and_keeps_the_others(
     assert page.startswith("# Before\n")
     assert page.endswith("\nafter\n")
     assert "old" not in page
-    assert "| AdamW, 1 k | kernel | 20 µs (15) |" in page
+    assert "| AdamW, 1 k | kernel | 20 µs (15–40) |" in page
     assert "Run on 2026-01-02: cores 2." in page
 
 

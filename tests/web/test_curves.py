@@ -16,7 +16,7 @@ from stateless_app import client, schedule, stateless_app
 
 from gradstep_server.schedulers import Curve, window
 from gradstep_server.schedulers.curve import CHUNK
-from gradstep_server.web.curve_formats import CurveFormat, Drawing, respond
+from gradstep_server.web.curve_formats import WHOLE, CurveFormat, Drawing, respond
 from gradstep_server.web.curves import caption
 
 STEP = {"type": "StepLR", "step_size": 2, "gamma": 0.5}
@@ -97,20 +97,21 @@ def test_every_form_carries_every_digit() -> None:
 
 @pytest.mark.parametrize("form", ["json", "rows", "csv"])
 def test_a_streamed_curve_reads_like_its_parts(form: str) -> None:
-    whole = {**ASKED, "base_lr": [0.1, 0.02], "steps": CHUNK + 2}
-    end = {**whole, "start": CHUNK - 1, "steps": 3}
+    steps = WHOLE // 2 + 2
+    whole = {**ASKED, "base_lr": [0.1, 0.02], "steps": steps}
+    end = {**whole, "start": steps - 3, "steps": 3}
     streamed, part = _post(whole, form), _post(end, form)
     assert "Content-Length" not in streamed.headers
     if form == "csv":
         assert streamed.text.splitlines()[-3:] == part.text.splitlines()[-3:]
         assert streamed.text.splitlines()[0] == part.text.splitlines()[0]
-        assert len(streamed.text.splitlines()) == CHUNK + 3
+        assert len(streamed.text.splitlines()) == steps + 1
     elif form == "rows":
         assert streamed.json()[-3:] == part.json()
-        assert len(streamed.json()) == CHUNK + 2
+        assert len(streamed.json()) == steps
     else:
         columns = streamed.json()
-        assert columns["step"] == list(range(CHUNK + 2))
+        assert columns["step"] == list(range(steps))
         assert [line[-3:] for line in columns["lr"]] == part.json()["lr"]
 
 
@@ -180,7 +181,7 @@ def test_a_wrong_request_names_the_field(change: dict[str, Any], pointer: str) -
 
 def test_a_rate_that_overflows_late_in_a_long_curve_is_no_broken_stream() -> None:
     growing = {"type": "ExponentialLR", "gamma": 1.0078}
-    response = _post({"scheduler": growing, "base_lr": 1, "steps": CHUNK + 40_000})
+    response = _post({"scheduler": growing, "base_lr": 1, "steps": WHOLE + 1})
     assert response.status_code == 422
     assert "too large" in response.json()["detail"]
 
@@ -208,6 +209,32 @@ def test_two_ways_to_ask_for_one_curve_share_an_etag() -> None:
 @pytest.mark.parametrize("change", ["&start=1", "&format=csv", "&max_points=4"])
 def test_another_curve_has_another_etag(change: str) -> None:
     assert client().get(URL + change).headers["ETag"] != client().get(URL).headers["ETag"]
+
+
+@pytest.mark.parametrize("query", ["format=png", "format=", "format=csv&format=csv"])
+def test_a_url_that_asks_for_no_form_there_is_names_those_there_are(query: str) -> None:
+    response = client().get(f"{URL}&{query}")
+    assert _places(response) == ["/query/format"]
+    assert "json, columns, rows, csv, svg" in response.json()["detail"]
+
+
+def test_a_long_curve_that_is_not_streamed_has_a_length() -> None:
+    response = _post({**ASKED, "steps": WHOLE})
+    assert int(response.headers["Content-Length"]) == len(response.content)
+    assert len(response.json()["lr"]) == WHOLE
+
+
+@pytest.mark.parametrize("form", ["rows", "csv"])
+def test_rows_are_whole_where_one_chunk_ends_and_the_next_begins(form: str) -> None:
+    scheduler = {"type": "LinearLR", "total_iters": 2**20}
+    body = {"scheduler": scheduler, "base_lr": [1, 0.5], "steps": CHUNK + 1}
+    text = _post(body, form).text
+    if form == "rows":
+        assert [row["step"] for row in json.loads(text)] == list(range(CHUNK + 1))
+    else:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert [int(row["step"]) for row in rows] == list(range(CHUNK + 1))
+        assert all(float(row["lr_0"]) == 2 * float(row["lr_1"]) for row in rows)
 
 
 def test_a_url_that_overflows_is_refused_before_the_cache_is_asked() -> None:

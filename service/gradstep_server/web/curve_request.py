@@ -141,7 +141,9 @@ class CurveRequest(BaseModel):
     @property
     def followed(self) -> Followed:
         """What the scheduler keeps of the metrics; a missing one is NaN."""
-        metrics = np.array(self.metrics or (), dtype=np.float64)
+        if self.metrics is None:
+            return NOTHING
+        metrics = np.array(self.metrics, dtype=np.float64)
         # A loop hands one metric to every step of the scheduler that it makes at once.
         return self.scheduler.follow(NOTHING, np.repeat(metrics, self.num_processes))
 

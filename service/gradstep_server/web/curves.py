@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.datastructures import QueryParams
 
-from gradstep_server.errors import InvalidRequest
+from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import Curve, Schedule
 from gradstep_server.web import caching
-from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
+from gradstep_server.web.curve_formats import MEDIA_TYPES, CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_query import WINDOW, from_query
 from gradstep_server.web.curve_request import CurveAnswer, CurveRequest
 from gradstep_server.web.errors import UnknownKind
 from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.strict_route import StrictRoute
 
-Form = Annotated[
-    CurveFormat,
-    Query(description="How the curve is written; `json` and `columns` are the same."),
-]
+_FORM = "How the curve is written; `json` and `columns` are the same."
+
+Form = Annotated[CurveFormat, Query(description=_FORM)]
 
 _ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -72,24 +72,32 @@ def router(max_points: int) -> APIRouter:
         },
         openapi_extra={"parameters": _query_parameters()},
     )
-    async def get_curve(
-        request: Request,
-        type: str,  # noqa: A002 - the parameter's name on the wire
-        format: Form = "json",  # noqa: A002 - the parameter's name on the wire
-        spec: Annotated[  # noqa: ARG001 - read from the query by from_query, declared for OpenAPI
-            str | None, Query(description="The scheduler as JSON, instead of its parameters.")
-        ] = None,
-    ) -> Response:
-        asked = from_query(type, request.query_params)
-        drawing = _drawing(asked, format, max_points, where="/query")
-        headers = caching.headers_for(format, asked.model_dump_json())
+    async def get_curve(request: Request) -> Response:
+        query = request.query_params
+        form = _form(query)
+        asked = from_query(request.path_params["type"], query)
+        drawing = _drawing(asked, form, max_points, where="/query")
+        headers = caching.headers_for(form, asked.model_dump_json())
         unchanged = caching.not_modified(request, headers)
         return unchanged or await respond(drawing, where="/query", headers=headers)
 
     return routes
 
 
+def _form(query: QueryParams) -> CurveFormat:
+    """Return the form that a query asks for.
+
+    Raises:
+        InvalidRequest: there is no such form, or it is named twice.
+    """
+    asked = query.getlist("format") or ["json"]
+    if len(asked) > 1 or asked[0] not in MEDIA_TYPES:
+        raise InvalidRequest(Fault("/query/format", f"must be one of {', '.join(MEDIA_TYPES)}"))
+    return cast("CurveFormat", asked[0])
+
+
 def _drawing(asked: CurveRequest, form: CurveFormat, limit: int, where: str = "") -> Drawing:
+    loop = asked.loop
     window = points(
         asked.steps,
         start=asked.start,
@@ -98,14 +106,14 @@ def _drawing(asked: CurveRequest, form: CurveFormat, limit: int, where: str = ""
         groups=len(asked.base_lrs),
         limit=limit,
         where=where,
-        loop=asked.loop,
+        loop=loop,
     )
     return Drawing(
-        Curve(asked.scheduler, asked.base_lrs, window, asked.followed, asked.loop),
+        Curve(asked.scheduler, asked.base_lrs, window, asked.followed, loop),
         form,
         asked.grouped,
         asked.scheduler.kind_name(),
-        caption(asked.scheduler),
+        caption(asked.scheduler) if form == "svg" else "",
         asked.max_points,
     )
 
@@ -130,19 +138,20 @@ def _short(value: object) -> str:
 def _query_parameters() -> list[dict[str, Any]]:
     """Declare what FastAPI does not see: the query of `getCurve` is read by `from_query`."""
     properties = CurveRequest.model_json_schema()["properties"]
-    parameters = []
+    parameters = [
+        {"name": "type", "in": "path", "required": True, "schema": {"type": "string"}},
+        _declared(
+            "format",
+            _FORM,
+            {"type": "string", "enum": list(MEDIA_TYPES), "default": "json"},
+        ),
+        _declared("spec", "The scheduler as JSON, instead of its parameters.", {"type": "string"}),
+    ]
     for name in WINDOW:
         schema = dict(properties[name])
         schema.pop("title", None)
-        parameters.append(
-            {
-                "name": name,
-                "in": "query",
-                "required": CurveRequest.model_fields[name].is_required(),
-                "description": schema.pop("description"),
-                "schema": schema,
-            }
-        )
+        required = CurveRequest.model_fields[name].is_required()
+        parameters.append(_declared(name, schema.pop("description"), schema, required=required))
     parameters.append(
         {
             "name": "parameters",
@@ -155,3 +164,15 @@ def _query_parameters() -> list[dict[str, Any]]:
         }
     )
     return parameters
+
+
+def _declared(
+    name: str, description: str, schema: dict[str, Any], *, required: bool = False
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "required": required,
+        "description": description,
+        "schema": schema,
+    }
