@@ -29,6 +29,7 @@ RECEIPT: dict[str, Any] = {
     "grad_norm": None,
     "loss": 1,
     "clipped": False,
+    "frozen": 0,
     "generation": 2,
     "of_a_newer_server": {},
 }
@@ -55,6 +56,7 @@ def test_a_receipt_is_read_whatever_stands_beside_it() -> None:
         grad_norm=None,
         loss=1.0,
         clipped=False,
+        frozen=0,
         generation=2,
     )
 
@@ -159,6 +161,7 @@ SESSION: dict[str, Any] = {
     "schedule_on": "step",
     "param_groups": [],
     "groups": [{"tensors": ["w"], "optimizer": {"type": "SGD", "lr": 0.1}}],
+    "freeze": [],
     "clip": None,
     "on_nonfinite": "reject",
     "durability": "step",

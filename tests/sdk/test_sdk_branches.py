@@ -104,6 +104,7 @@ def test_a_fork_goes_its_own_way(client: gradstep.Client) -> None:
         lr=0.25,
         optimizer={"weight_decay": 0.5},
         scheduler="ConstantLR",
+        freeze=["w"],
         clip={"type": "norm", "max_norm": 1.0},
         on_nonfinite="skip",
         durability="relaxed",
@@ -116,6 +117,7 @@ def test_a_fork_goes_its_own_way(client: gradstep.Client) -> None:
     assert (info.optimizer["lr"], info.optimizer["weight_decay"]) == (0.25, 0.5)
     assert info.scheduler is not None
     assert info.clip == {"type": "norm", "max_norm": 1.0}
+    assert info.freeze == ("w",)
     assert (info.on_nonfinite, info.durability, info.retain, info.name) == (
         "skip",
         "relaxed",

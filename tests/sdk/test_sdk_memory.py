@@ -36,6 +36,7 @@ SESSION = {
     "schedule_on": "step",
     "param_groups": [],
     "groups": [],
+    "freeze": [],
     "clip": None,
     "on_nonfinite": "reject",
     "durability": "step",
@@ -62,6 +63,7 @@ RECEIPT = {
     "grad_norm": 1.0,
     "loss": None,
     "clipped": False,
+    "frozen": 0,
     "generation": 1,
 }
 

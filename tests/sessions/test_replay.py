@@ -37,13 +37,21 @@ OPTIMIZERS: list[dict[str, Any]] = [
     {"type": "NAdam", "lr": 0.1, "momentum_decay": 0.1},
     {"type": "ASGD", "lr": 0.1, "lambd": 0.1, "t0": 2},
 ]
+CLIPS: list[dict[str, Any] | None] = [
+    None,
+    {"type": "norm", "max_norm": 1},
+    {"type": "value", "value": 0.1},
+    {"type": "block_rms"},
+    {"type": "adaptive", "clipping": 0.1},
+]
 CONFIGS = st.builds(
     config,
     st.sampled_from(OPTIMIZERS),
     st.sampled_from(DType),
     scheduler=st.sampled_from([None, {"type": "StepLR", "step_size": 2, "gamma": 0.3}]),
     schedule_on=st.sampled_from(["step", "epoch"]),
-    clip=st.sampled_from([None, {"type": "norm", "max_norm": 1}, {"type": "value", "value": 0.1}]),
+    clip=st.sampled_from(CLIPS),
+    freeze=st.sampled_from([[], [], ["w"], ["*"]]),
     on_nonfinite=st.sampled_from(["reject", "skip"]),
     param_groups=st.sampled_from([[], [{"match": ["b"], "lr": 0.01}]]),
 )
@@ -55,6 +63,9 @@ PATCHES: list[dict[str, Any]] = [
     {"lr": 0.03},
     {"name": "ü"},
     {"clip": None},
+    {"clip": {"type": "adaptive"}},
+    {"freeze": ["b"]},
+    {"freeze": []},
     {"optimizer": {"weight_decay": 0.2}},
     {"optimizer": {"momentum": 0.5}},
     {"optimizer": {"momentum": 0}},

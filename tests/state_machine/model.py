@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from session_states import Array
 from state_machine.drawn import SHAPES, Sent
 from state_machine.oracle import StateFile, rate
 
-RECEIPT = ("applied", "clipped", "grad_norm", "loss", "lr", "next_lr", "step")
+RECEIPT = ("applied", "clipped", "frozen", "grad_norm", "loss", "lr", "next_lr", "step")
 """What a receipt says of its step, whenever it is asked for."""
 
 
@@ -58,6 +59,15 @@ class Moment:
             if any(fnmatchcase(name, pattern) for pattern in group["match"])
         )
         return next(matched, 0)
+
+    def unfrozen(self, sent: Sent) -> dict[str, Array]:
+        """Return the gradients that a step uses."""
+        patterns = self.config["freeze"]
+        return {
+            name: array
+            for name, array in sent.gradients.items()
+            if not any(fnmatchcase(name, pattern) for pattern in patterns)
+        }
 
     @property
     def members(self) -> list[list[str]]:

@@ -20,7 +20,7 @@ from session_states import Array
 from torch_optimizers import build, clip_gradients
 from torch_schedules import stepped
 
-from gradstep_server.optimizers.clipping import TORCH_EPS
+from gradstep_server.optimizers.clips import TORCH_EPS
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 """Promise D9, by the dtype of the masters."""
@@ -109,9 +109,8 @@ def torch_step(
     tensors = {name: torch.tensor(before.master(name)) for name in gradients}
     for name, tensor in tensors.items():
         tensor.grad = torch.tensor(gradients[name].astype(before.master(name).dtype))
-    largest = max(float(t.grad.abs().max()) for t in tensors.values() if t.grad is not None)
     norm = clip_gradients(list(tensors.values()), clip)
-    clipped = bool(clip) and _exceeds(clip, norm, largest)
+    clipped = bool(clip) and _exceeds(clip, norm, tensors, gradients)
     after: dict[str, Array] = {}
     pull: dict[str, float] = {}
     for name, tensor in tensors.items():
@@ -128,10 +127,20 @@ def torch_step(
     return TorchStep(after, pull, norm, clipped)
 
 
-def _exceeds(clip: Mapping[str, Any], norm: float, largest: float) -> bool:
-    if clip["type"] == "value":
-        return largest > float(clip["value"])
-    return float(clip["max_norm"]) / (norm + TORCH_EPS) < 1
+def _exceeds(
+    clip: Mapping[str, Any],
+    norm: float,
+    tensors: Mapping[str, torch.Tensor],
+    gradients: Mapping[str, Array],
+) -> bool:
+    """Whether clipping has changed these gradients."""
+    if clip["type"] == "norm":
+        return float(clip["max_norm"]) / (norm + TORCH_EPS) < 1
+    changed = [
+        tensor.grad is not None and bool((tensor.grad.double().numpy() != gradients[name]).any())
+        for name, tensor in tensors.items()
+    ]
+    return any(changed)
 
 
 def _resumed(

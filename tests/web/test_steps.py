@@ -42,6 +42,7 @@ RECEIPT = [
     "grad_norm",
     "loss",
     "clipped",
+    "frozen",
     "generation",
 ]
 
@@ -268,6 +269,37 @@ def test_each_element_is_clipped_by_value(service: Service) -> None:
     told = service.put(f"{path}/steps/1", json={"grads": {"w": [3, -3, 0.5]}}).json()
     assert told["clipped"]
     assert told["params"]["w"] == [-0.1, 0.1, -0.05]
+
+
+def test_each_tensor_is_clipped_by_its_own_root_mean_square(service: Service) -> None:
+    clip = {"type": "block_rms", "threshold": 0.5}
+    path = service.session("a", params={"w": [[0.0, 0.0]], "b": [0.0]}, clip=clip, dtype="F64")
+    told = service.put(f"{path}/steps/1", json={"grads": {"w": [[1, 7]], "b": [0.25]}}).json()
+    assert told["clipped"]
+    assert told["params"]["w"][0] == pytest.approx([-0.01, -0.07], rel=1e-12)
+    assert told["params"]["b"] == [-0.025]
+
+
+def test_each_row_is_clipped_by_its_own_weights(service: Service) -> None:
+    clip = {"type": "adaptive", "clipping": 0.1, "eps": 0.5}
+    params = {"w": [[3.0, 4.0], [0.0, 0.0]]}
+    path = service.session("a", params=params, clip=clip, dtype="F64")
+    told = service.put(f"{path}/steps/1", json={"grads": {"w": [[6, 8], [0, 0.5]]}}).json()
+    assert told["clipped"]
+    assert told["params"]["w"][0] == pytest.approx([3 - 0.03, 4 - 0.04], rel=1e-12)
+    assert told["params"]["w"][1] == pytest.approx([0, -0.005], rel=1e-12)
+
+
+def test_a_frozen_tensor_is_not_stepped_whatever_is_sent_of_it(service: Service) -> None:
+    params = {"head": [1.0], "body.w": [1.0], "body.b": [1.0]}
+    path = service.session("a", params=params, freeze=["body.*"], dtype="F64")
+    grads = {"head": [3], "body.w": [4], "body.b": [5]}
+    told = service.put(f"{path}/steps/1", json={"grads": grads}).json()
+    assert (told["frozen"], told["applied"], told["grad_norm"]) == (2, True, 3)
+    assert told["params"] == {**params, "head": [1 - 0.1 * 3]}
+    assert service.get(f"{path}/steps/1").json()["frozen"] == 2
+    state = read_file(service.get(f"{path}/state").content)
+    assert state[1]["counters"] == '{"body.b":0,"body.w":0,"head":1}'
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -102,6 +102,7 @@ def session(answer: Answer) -> SessionInfo:
             Group(tuple(map(str, group.items("tensors"))), group.mapping("optimizer"))
             for group in found.objects("groups")
         ),
+        freeze=tuple(map(str, found.items("freeze"))),
         clip=found.mapping_or_none("clip"),
         on_nonfinite=found.text("on_nonfinite"),
         durability=found.text("durability"),
@@ -161,6 +162,7 @@ def receipt_of(found: Fields) -> Receipt:
         grad_norm=found.number_or_none("grad_norm"),
         loss=found.number_or_none("loss"),
         clipped=found.flag("clipped"),
+        frozen=found.whole("frozen"),
         generation=found.whole("generation"),
     )
 

@@ -235,6 +235,7 @@ class Session(TrackedSession):
         optimizer: Mapping[str, object] | Unset = UNSET,
         scheduler: Spec | Unset | None = UNSET,
         weight_decay_scheduler: Spec | Unset | None = UNSET,
+        freeze: Sequence[str] | Unset = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
         retain: Retain | Unset = UNSET,
@@ -247,6 +248,7 @@ class Session(TrackedSession):
             optimizer: Hyperparameters of the same optimizer.
             scheduler: A new schedule, which starts from its beginning; None for none.
             weight_decay_scheduler: A new schedule of the weight decay, likewise.
+            freeze: New patterns of tensors that are not stepped; empty for none.
             clip: New clipping; None for none.
             on_nonfinite: What to do with gradients that are not finite.
             retain: How many steps back can be rewound to for sure: a number,
@@ -268,6 +270,7 @@ class Session(TrackedSession):
                 weight_decay_scheduler=weight_decay_scheduler,
                 lr=lr,
                 optimizer=optimizer,
+                freeze=freeze,
                 clip=clip,
                 on_nonfinite=on_nonfinite,
                 retain=retain,
@@ -307,6 +310,7 @@ class Session(TrackedSession):
         optimizer: Mapping[str, object] | Unset = UNSET,
         scheduler: Spec | Unset | None = UNSET,
         weight_decay_scheduler: Spec | Unset | None = UNSET,
+        freeze: Sequence[str] | Unset = UNSET,
         clip: Mapping[str, object] | Unset | None = UNSET,
         on_nonfinite: Literal["reject", "skip"] | Unset = UNSET,
         durability: Literal["step", "relaxed"] | Unset = UNSET,
@@ -326,6 +330,7 @@ class Session(TrackedSession):
             optimizer: As for `patch`.
             scheduler: As for `patch`.
             weight_decay_scheduler: As for `patch`.
+            freeze: As for `patch`.
             clip: As for `patch`.
             on_nonfinite: As for `patch`.
             durability: As for ``client.sessions.create``.
@@ -348,6 +353,7 @@ class Session(TrackedSession):
             optimizer=optimizer,
             scheduler=scheduler,
             weight_decay_scheduler=weight_decay_scheduler,
+            freeze=freeze,
             clip=clip,
             on_nonfinite=on_nonfinite,
             durability=durability,

@@ -182,6 +182,9 @@ class SessionInfo:
     groups: tuple[Group, ...]
     """The groups as they are, group 0 first."""
 
+    freeze: tuple[str, ...]
+    """Patterns of the tensors that are not stepped."""
+
     clip: JsonObject | None
     on_nonfinite: str
     durability: str
@@ -247,6 +250,9 @@ class Receipt:
 
     clipped: bool
     """Whether clipping changed the gradients."""
+
+    frozen: int
+    """How many of the gradients were ignored because their tensors are frozen."""
 
     generation: int
 

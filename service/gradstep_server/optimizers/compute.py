@@ -137,7 +137,7 @@ class Compute:
 
         Args:
             x: flat.
-            cuts: the first is 0, the last is its size, at most `BLOCK` lie between two.
+            cuts: the first is 0, the last is its size; threads share them out.
         """
         at = np.array(cuts, np.int64)
         sums = np.empty(len(cuts) - 1)

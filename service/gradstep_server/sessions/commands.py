@@ -172,6 +172,8 @@ def altered(state: State, changes: Changes) -> State:
     """
     config = patched(state.config, changes, stepped=state.stepped)
     changed = replace(state, config=config, groups=resolve(config))
+    if "freeze" in changes.model_fields_set and state.tensors:
+        changed.groups.check(state.tensors)
     if "scheduler" in changes.model_fields_set:
         changed.origin, changed.followed = state.position, NOTHING
     if "weight_decay_scheduler" in changes.model_fields_set:
@@ -201,7 +203,8 @@ async def fitting(state: State, file: StateFile) -> Planned:
             raise InvalidTensors(Fault(pointer("__metadata__", name), detail))
     _fits_what_was_measured(filled)
     filled.usable()  # what cannot be answered is not logged
-    matches = len(file.tensors) * sum(len(g.match) for g in state.config.param_groups)
+    patterns = [*(g.match for g in state.config.param_groups), state.config.freeze]
+    matches = len(file.tensors) * sum(map(len, patterns))
     work = total_size(file.tensors) + 10 * matches
     nbytes = await offload(work, _checked_footprint, state, file)
     return Planned(0, file.step, file.record(), nbytes)

@@ -8,7 +8,7 @@ other hyperparameter and the ones in use can be reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ from pydantic import (
 
 from gradstep_server.errors import Fault, pointer
 from gradstep_server.kinds import MAX_COUNT, NonNegative
-from gradstep_server.optimizers import AnyOptimizer, Clip, Optimizer
+from gradstep_server.optimizers import AnyClip, AnyOptimizer, Optimizer
 from gradstep_server.schedulers import Scheduler
 from gradstep_server.sessions.errors import InvalidConfig
 from gradstep_server.sessions.tensors import DType
@@ -36,12 +36,14 @@ Name = Annotated[
 ]
 """Text without control characters, which no page or picture could show."""
 
-Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-
-Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
-
 MAX_PATTERNS = 256
 """Every pattern is tried on every tensor, which takes a second at 4,096 tensors."""
+
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+Frozen = Annotated[list[Pattern], Field(max_length=MAX_PATTERNS)]
+
+Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 
 
 class _ConfigModel(BaseModel):
@@ -62,7 +64,7 @@ class ParamGroup(_ConfigModel):
 
     def matches(self, name: str) -> bool:
         """Whether a pattern of the group matches the tensor's name."""
-        return any(glob(pattern).fullmatch(name) for pattern in self.match)
+        return _matched(self.match, name)
 
 
 def _few_patterns(groups: list[ParamGroup]) -> list[ParamGroup]:
@@ -96,8 +98,12 @@ class SessionConfig(_ConfigModel):
     """Groups of tensors with hyperparameters of their own. A tensor belongs to
     the first group that matches it, otherwise to group 0, the optimizer's own."""
 
-    clip: Clip | None = None
-    """Clipping, before everything else in a step."""
+    freeze: Frozen = Field(default_factory=list)
+    """Patterns, as in a group's `match`, of tensors that are not stepped: a gradient of
+    theirs is ignored."""
+
+    clip: AnyClip | None = None
+    """Clipping, before `maximize` and everything else that the optimizer does."""
 
     on_nonfinite: Literal["reject", "skip"] = "reject"
     """What NaN or infinity in a gradient does: `reject` refuses the step, `skip`
@@ -133,7 +139,10 @@ class Changes(_ConfigModel):
     weight_decay_scheduler: Scheduler | None = None
     """A new schedule of the weight decay, likewise."""
 
-    clip: Clip | None = None
+    freeze: Frozen = Field(default_factory=list)
+    """New patterns instead of the old ones; none steps every tensor again."""
+
+    clip: AnyClip | None = None
     """New clipping; null ends it."""
 
     on_nonfinite: Literal["reject", "skip"] = "reject"
@@ -177,10 +186,33 @@ class Groups:
     members: Sequence[ParamGroup]
     """The groups behind group 0, as they were asked for."""
 
+    freeze: Sequence[str] = ()
+    """Patterns of tensors that are not stepped."""
+
     def index(self, name: str) -> int:
         """Return the group of a tensor: the first that matches, otherwise 0."""
         numbered = enumerate(self.members, start=1)
         return next((i for i, group in numbered if group.matches(name)), 0)
+
+    def check(self, names: Collection[str]) -> None:
+        """Raise unless every pattern matches a tensor.
+
+        Raises:
+            InvalidConfig: one matches none.
+        """
+        patterns = [
+            (pointer("param_groups", i, "match", j), text)
+            for i, group in enumerate(self.members)
+            for j, text in enumerate(group.match)
+        ]
+        patterns += [(pointer("freeze", i), text) for i, text in enumerate(self.freeze)]
+        faults = [
+            Fault(at, f"{text!r} matches no tensor")
+            for at, text in patterns
+            if not any(glob(text).fullmatch(name) for name in names)
+        ]
+        if faults:
+            raise InvalidConfig(*faults)
 
     def assign(self, names: Iterable[str]) -> dict[str, int]:
         """Return each tensor's group.
@@ -189,15 +221,12 @@ class Groups:
             InvalidConfig: a pattern matches no tensor.
         """
         names = list(names)
-        faults = [
-            Fault(pointer("param_groups", i, "match", j), f"{text!r} matches no tensor")
-            for i, group in enumerate(self.members)
-            for j, text in enumerate(group.match)
-            if not any(glob(text).fullmatch(name) for name in names)
-        ]
-        if faults:
-            raise InvalidConfig(*faults)
+        self.check(names)
         return {name: self.index(name) for name in names}
+
+    def frozen(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the tensors that are not stepped."""
+        return frozenset(name for name in names if _matched(self.freeze, name))
 
 
 @lru_cache(maxsize=4096)
@@ -211,6 +240,11 @@ def glob(pattern: str) -> re.Pattern[str]:
     # again: with backtracking eight stars and 60 letters took half a minute.
     within = "".join(f"(?>.*?{part})" for part in middle)
     return re.compile(f"{first}{within}.*{last}", re.DOTALL)
+
+
+def _matched(patterns: Sequence[str], name: str) -> bool:
+    """Whether one of the patterns matches the tensor's name."""
+    return any(glob(pattern).fullmatch(name) for pattern in patterns)
 
 
 def resolve(config: SessionConfig) -> Groups:
@@ -229,7 +263,7 @@ def resolve(config: SessionConfig) -> Groups:
             at = pointer("param_groups", i, "type")
             raise InvalidConfig(Fault(at, "all groups use the session's optimizer; leave it out"))
         optimizers.append(_changed(config.optimizer, overrides, ("param_groups", i)))
-    return Groups(optimizers, config.param_groups)
+    return Groups(optimizers, config.param_groups, config.freeze)
 
 
 def _unusable_schedules(config: SessionConfig) -> Iterator[Fault]:

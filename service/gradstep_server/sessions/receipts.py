@@ -61,6 +61,9 @@ class Receipt(_Answer):
     clipped: bool
     """Whether clipping changed a gradient."""
 
+    frozen: int
+    """How many of the gradients were ignored because `freeze` names their tensors."""
+
     generation: int
     """How often the session was rewound, or may have lost relaxed steps, plus one."""
 
@@ -187,6 +190,7 @@ def receipt(state: State, entry: Entry, durable_step: int, *, replayed: bool) ->
         grad_norm=record.grad_norm,
         loss=record.asked.loss,
         clipped=record.clipped,
+        frozen=record.frozen,
         generation=state.generation,
     )
 

@@ -34,6 +34,7 @@ NO_SCALARS: Mapping[str, Scalars] = MappingProxyType({})
 class TensorState:
     """One parameter: its master values, and what its optimizer keeps for it."""
 
+    name: str
     group: int
     shape: tuple[int, ...]
     start: int
@@ -97,6 +98,9 @@ class State:
     """The seal of entry `seq`, by which a writer proves that it knows the log."""
 
     tensors: dict[str, TensorState] = field(default_factory=dict)
+
+    frozen: frozenset[str] = frozenset()
+    """The tensors that are not stepped."""
 
     flat: dict[str, FloatArray] = field(default_factory=dict)
     """The masters of all tensors in one array, by `PARAMS`, and each slot likewise."""
@@ -302,7 +306,8 @@ class State:
             shape, start = tuple(shapes[name]), starts[name]
             size = elements(shape)
             values = masters[start : start + size]
-            self.tensors[name] = TensorState(groups[name], shape, start, size, values)
+            self.tensors[name] = TensorState(name, groups[name], shape, start, size, values)
+        self.frozen = self.groups.frozen(shapes)
 
     def add_slot(self, tensor: TensorState, slot: str) -> FloatArray:
         """Return a slot of a tensor, of zeros if it is new."""

@@ -22,6 +22,7 @@ from gradstep_server.optimizers import (
     Clipping,
     Compute,
     Due,
+    FloatArray,
     Optimizer,
     Pass,
     Scalar,
@@ -30,17 +31,19 @@ from gradstep_server.optimizers import (
     matrices,
 )
 from gradstep_server.optimizers.clipping import (
-    clipping,
+    Measured,
+    Present,
     first_unusable,
     largest,
     largest_usable,
+    scale_parts,
     tensor_norm,
 )
 from gradstep_server.sessions.digests import Index, index
 from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
 from gradstep_server.sessions.gradients import Gradients, Key, Run, runs_of
 from gradstep_server.sessions.state import PARAMS, State
-from gradstep_server.sessions.tensors import Tensor, Tensors
+from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
 _UNCLIPPED = Clipping(1.0, math.inf, clipped=False)
 
@@ -96,10 +99,15 @@ class Asked(BaseModel):
 class StepRecord(BaseModel):
     """A step as the log keeps it, beside the gradients themselves."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True, ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True
+    )
 
     asked: Asked
     tensors: Index
+    frozen: int = 0
+    """How many of these tensors were frozen, so that their gradients were ignored."""
+
     lr: list[float]
     next_lr: list[float]
     momentum: float | None = None
@@ -113,7 +121,18 @@ class StepRecord(BaseModel):
     clipped: bool
     scale: float
     bound: float | None
+    scales: dict[str, bytes] = {}
+    """`Clipping.scales`, little-endian in the masters' dtype."""
+
     coefficients: list[Coefficients]
+
+    def clipping(self, master: DType) -> Clipping:
+        """Return what clipping does to the gradients."""
+        bound = math.inf if self.bound is None else self.bound
+        scales: dict[str, FloatArray] = {
+            name: np.frombuffer(values, master.storage) for name, values in self.scales.items()
+        }
+        return Clipping(self.scale, bound, clipped=self.clipped, scales=scales)
 
 
 def check(state: State, tensors: Tensors) -> None:
@@ -154,10 +173,11 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     """
     momentum, decays = state.momentum(), state.weight_decays()
     optimizers = moved(state, momentum, decays)
-    runs = runs_of(state, tensors, optimizers, state.seq + 1)
+    present = unfrozen(state, tensors)
+    runs = runs_of(state, present, optimizers, state.seq + 1)
     if isinstance(tensors, Gradients):
         tensors.keep(state, state.seq + 1, runs)
-    norm, action, fault = survey(state, tensors, runs, compute)
+    norm, action, fault = survey(state, present, runs, compute)
     if fault and state.config.on_nonfinite == "reject":
         raise NonFiniteGradient(fault)
     rates = asked.rates(len(optimizers)) or state.rates(state.clock())
@@ -167,6 +187,7 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     return StepRecord(
         asked=asked,
         tensors=index(tensors),
+        frozen=len(tensors) - len(present),
         lr=rates,
         next_lr=state.rates(state.clock() + ahead),
         momentum=momentum,
@@ -176,6 +197,7 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
         clipped=action.clipped,
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
+        scales={name: values.tobytes() for name, values in action.scales.items()},
         coefficients=[
             Coefficients(
                 group=group,
@@ -197,13 +219,20 @@ def apply(
     optimizers = moved(state, record.momentum, record.weight_decay)
     runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
     if runs is None:
-        runs = runs_of(state, tensors, optimizers, seq)
+        runs = runs_of(state, unfrozen(state, tensors), optimizers, seq)
     coefficients = {
         (c.group, c.steps, c.fresh, tuple(c.scalars.items())): Due(tuple(c.values), c.after)
         for c in record.coefficients
     }
-    bound = math.inf if record.bound is None else record.bound
-    step_runs(state, runs, optimizers, coefficients, (record.scale, bound), compute)
+    clipped = record.clipping(state.master)
+    step_runs(state, runs, optimizers, coefficients, clipped, compute)
+
+
+def unfrozen(state: State, tensors: Tensors) -> Tensors:
+    """Return the gradients of the tensors that are stepped."""
+    if state.frozen.isdisjoint(tensors):
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if name not in state.frozen}
 
 
 def moved(state: State, momentum: float | None, decays: Sequence[float] | None) -> list[Optimizer]:
@@ -221,7 +250,7 @@ def step_runs(
     runs: Sequence[Run],
     optimizers: Sequence[Optimizer],
     coefficients: Mapping[Key, Due],
-    clipped: tuple[float, float],
+    clipped: Clipping,
     compute: Compute,
 ) -> None:
     """Step tensors in place.
@@ -231,10 +260,9 @@ def step_runs(
         runs: the tensors with their gradients.
         optimizers: each group's.
         coefficients: of the optimizers' rules, and scalars, by the runs' keys.
-        clipped: what scales the gradients, and what then bounds them.
+        clipped: what clipping does to the gradients.
         compute: runs the loops.
     """
-    scale, bound = clipped
     storage = state.master.storage
     scalars: dict[Key, list[Scalar]] = {}
     passes = []
@@ -242,14 +270,14 @@ def step_runs(
         key = group, _, fresh, _ = run.key
         optimizer, due = optimizers[group], coefficients[key]
         if key not in scalars:
-            signed = -scale if optimizer.maximize else scale
-            scalars[key] = in_dtype((signed, bound, *due.coefficients), storage)
+            signed = -clipped.scale if optimizer.maximize else clipped.scale
+            scalars[key] = in_dtype((signed, clipped.bound, *due.coefficients), storage)
         for tensor in run.tensors:
             tensor.steps += 1
             tensor.scalars = due.scalars
             for slot in optimizer.slots_of(tensor.shape) if fresh else ():
                 state.add_slot(tensor, slot)
-        passes.append(_pass(state, run, optimizer, scalars[key]))
+        passes.append(_pass(state, run.scaled(clipped.scales), optimizer, scalars[key]))
     compute.run(passes)
 
 
@@ -274,9 +302,21 @@ def survey(
     norm = _norm(runs, compute)
     action = None
     if math.isfinite(norm):
-        action = clipping(state.config.clip, norm, [run.values for run in runs])
+        action = _clipping(state, norm, runs, compute)
     fault = _fault(state, tensors, norm, action, compute)
     return norm, action if action and not fault else _UNCLIPPED, fault
+
+
+def _clipping(state: State, norm: float, runs: Sequence[Run], compute: Compute) -> Clipping:
+    """Return what the session's clipping does to finite gradients."""
+    if state.config.clip is None:
+        return _UNCLIPPED
+    present = (
+        Present(tensor.name, tensor.shape, tensor.values, gradient)
+        for run in runs
+        for tensor, gradient in run.parts()
+    )
+    return state.config.clip.done_to(Measured(norm, [run.values for run in runs], present, compute))
 
 
 def _norm(runs: Sequence[Run], compute: Compute) -> float:
@@ -342,9 +382,12 @@ def _unusable(
 ) -> Fault | None:
     """Return the first element of a gradient that cannot be used, if there is one."""
     tensor = state.tensors[name]
-    values = gradient.widened(state.master)
+    values = clipped = gradient.widened(state.master)
+    if action and name in action.scales:
+        clipped = values.copy()
+        scale_parts(clipped, action.scales[name])
     squared = state.optimizer(tensor).squares_gradient
-    at = first_unusable(values, tensor_norm(values, compute), action, squared=squared)
+    at = first_unusable(clipped, tensor_norm(clipped, compute), action, squared=squared)
     if at is None:
         return None
     where = [int(i) for i in np.unravel_index(at, tensor.shape)] if tensor.shape else []

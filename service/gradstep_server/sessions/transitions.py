@@ -55,6 +55,7 @@ def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> N
     facts = orjson.loads(entry.record)
     state.config = SessionConfig.model_validate(facts["config"])
     state.groups = resolve(state.config)
+    state.frozen = state.groups.frozen(state.tensors)
     state.origin = facts["origin"]
     state.decay_origin = facts.get("decay_origin", 0)
     state.followed = Followed(**facts.get("followed", {}))

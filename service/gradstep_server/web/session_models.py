@@ -118,6 +118,9 @@ class SessionAnswer(BaseModel):
     groups: list[Group]
     """The groups as they are stepped; group 0 holds the tensors that no pattern matches."""
 
+    freeze: list[str]
+    """Patterns of the tensors that are not stepped."""
+
     clip: dict[str, Any] | None
     on_nonfinite: str
     durability: str
