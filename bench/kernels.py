@@ -24,6 +24,7 @@ from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.gradients import Gradients, runs_of
 from gradstep_server.sessions.state import PARAMS, State
 from gradstep_server.sessions.stepping import Asked
+from gradstep_server.sessions.survey import survey
 from gradstep_server.sessions.tensors import DType, Tensor
 
 OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
@@ -126,7 +127,7 @@ def _ours(
     runs = runs_of(state, body, state.groups.optimizers, seq)
 
     def reduction() -> None:
-        stepping.survey(state, body, runs, compute)
+        survey(state, body, runs, compute)
 
     def whole() -> None:
         gradients = Gradients(body)

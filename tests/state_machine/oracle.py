@@ -45,7 +45,10 @@ class StateFile:
         """Read a file."""
         tensors, metadata = read_file(raw)
         parsed = ("step", "epoch", "origin", "counters", "config")
-        return cls(raw, tensors, {key: json.loads(metadata[key]) for key in parsed})
+        facts = {key: json.loads(metadata[key]) for key in parsed}
+        facts["updates"] = json.loads(metadata.get("updates", metadata["step"]))
+        facts["accumulated"] = json.loads(metadata.get("accumulated", "0"))
+        return cls(raw, tensors, facts)
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -61,7 +64,18 @@ class StateFile:
     @property
     def stepped(self) -> bool:
         """Whether any parameter was stepped yet."""
-        return any(self.counters.values()) or len(self.tensors) > len(self.counters)
+        return any(self.counters.values()) or len(self.settled) > len(self.counters)
+
+    @property
+    def settled(self) -> dict[str, Array]:
+        """All tensors but the sums of gradients that are accumulated."""
+        return {k: a for k, a in self.tensors.items() if not k.startswith("grad_sum/")}
+
+    @property
+    def sums(self) -> dict[str, Array]:
+        """The sums of gradients that are accumulated, by parameter."""
+        start = "grad_sum/"
+        return {k.removeprefix(start): a for k, a in self.tensors.items() if k.startswith(start)}
 
     def master(self, name: str) -> Array:
         """Return a parameter as the service computes with it."""
@@ -69,7 +83,7 @@ class StateFile:
 
     def slots(self, name: str) -> dict[str, Array]:
         """Return what the optimizer keeps for a parameter."""
-        split = ((key.partition("/"), array) for key, array in self.tensors.items())
+        split = ((key.partition("/"), array) for key, array in self.settled.items())
         return {slot: a for (slot, _, owner), a in split if owner == name and slot != "params"}
 
 

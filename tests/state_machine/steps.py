@@ -227,15 +227,27 @@ class Steps(Ground):
         used = session.now.unfrozen(sent)
         finite = all(np.isfinite(array).all() for array in used.values())
         equal(receipt["frozen"], len(sent.gradients) - len(used), "the frozen gradients")
-        equal(receipt["applied"], finite, "whether a step was applied")
         equal(receipt["loss"], sent.loss, "the loss of a step")
-        if finite:
+        count, accumulated = session.now.per_update, session.now.accumulated + finite
+        due = finite and count in {1, accumulated}
+        equal(receipt["applied"], due, "whether a step was applied")
+        wanted = None if count == 1 else accumulated
+        equal(receipt["accumulated"], wanted, "how many steps are accumulated")
+        if finite and count > 1:
+            used = session.now.added(used)
+        if due:
+            used = session.now.unfrozen(Sent(used))
             self._compare_with_torch(session, used, receipt, after)
+        elif finite:
+            sums = {f"grad_sum/{name}": array for name, array in used.items()}
+            same_tensors(after.tensors, before.settled | sums, "what a step adds up to")
+            equal(after.counters, before.counters, "the counters of a step that adds up")
+            equal(receipt["clipped"], False, "whether a step was clipped that adds up")
         else:
             same_tensors(after.tensors, before.tensors, "what a skipped step leaves")
             equal(after.counters, before.counters, "the counters of a skipped step")
             equal((receipt["grad_norm"], receipt["clipped"]), (None, False), "a skipped step")
-        session.step(sent, receipt, after)
+        session.step(sent, receipt, after, finite=finite)
         same_facts(after, session.now)
         now = session.now
         true(same_rates(receipt["next_lr"], now.rates(), now.bases), f"next_lr of {receipt}")
@@ -264,7 +276,7 @@ class Steps(Ground):
         groups = {name: now.groups[i] for name, i in owners.items()}
         rates = {name: receipt["lr"][i] for name, i in owners.items()}
         made = torch_step(before, gradients, groups, rates, now.config["clip"])
-        still = {k: a for k, a in before.tensors.items() if k.partition("/")[2] not in owners}
+        still = {k: a for k, a in before.settled.items() if k.partition("/")[2] not in owners}
         equal(after.tensors.keys(), made.tensors.keys() | still.keys(), "the tensors of a state")
         same_tensors({key: after.tensors[key] for key in still}, still, "what has no gradient")
         counted = {name: before.counters[name] + (name in owners) for name in before.counters}

@@ -103,6 +103,8 @@ def session(answer: Answer) -> SessionInfo:
             for group in found.objects("groups")
         ),
         freeze=tuple(map(str, found.items("freeze"))),
+        accumulate=found.mapping_or_none("accumulate"),
+        accumulated=found.whole("accumulated"),
         clip=found.mapping_or_none("clip"),
         on_nonfinite=found.text("on_nonfinite"),
         durability=found.text("durability"),
@@ -154,6 +156,7 @@ def receipt_of(found: Fields) -> Receipt:
         position=found.whole("position"),
         replayed=found.flag("replayed"),
         applied=found.flag("applied"),
+        accumulated=found.whole_or_none("accumulated"),
         durable_step=found.whole("durable_step"),
         lr=found.numbers("lr"),
         next_lr=found.numbers("next_lr"),

@@ -163,6 +163,7 @@ class Sessions:
         schedule_on: Literal["step", "epoch"] | None = None,
         param_groups: Sequence[Mapping[str, object]] | None = None,
         freeze: Sequence[str] | None = None,
+        accumulate: Mapping[str, object] | None = None,
         clip: Mapping[str, object] | None = None,
         on_nonfinite: Literal["reject", "skip"] | None = None,
         durability: Literal["step", "relaxed"] | None = None,
@@ -187,6 +188,7 @@ class Sessions:
             schedule_on: Whether steps or ended epochs move the schedule.
             param_groups: Such as ``[{"match": ["*.bias"], "weight_decay": 0}]``.
             freeze: Patterns of tensors that are not stepped, such as ``["encoder.*"]``.
+            accumulate: Such as ``{"steps": 4, "mode": "mean"}``: 4 steps make one update.
             clip: Such as ``{"type": "norm", "max_norm": 1.0}``.
             on_nonfinite: Whether a gradient that is not finite is an error, or
                 makes the step be skipped.
@@ -219,6 +221,7 @@ class Sessions:
             schedule_on=schedule_on,
             param_groups=param_groups,
             freeze=freeze,
+            accumulate=accumulate,
             clip=clip,
             on_nonfinite=on_nonfinite,
             durability=durability,

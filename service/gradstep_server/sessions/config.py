@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.kinds import MAX_COUNT, NonNegative
+from gradstep_server.kinds import MAX_COUNT, NonNegative, PositiveCount
 from gradstep_server.optimizers import AnyClip, AnyOptimizer, Optimizer
 from gradstep_server.schedulers import Scheduler
 from gradstep_server.sessions.errors import InvalidConfig
@@ -67,6 +67,16 @@ class ParamGroup(_ConfigModel):
         return _matched(self.match, name)
 
 
+class Accumulate(_ConfigModel):
+    """Gradients of several steps that are added up until an update is made of them."""
+
+    steps: PositiveCount
+    """How many steps make one update; 1 is no accumulation."""
+
+    mode: Literal["mean", "sum"] = "mean"
+    """Whether the update is made of the mean of their gradients, or of the sum."""
+
+
 def _few_patterns(groups: list[ParamGroup]) -> list[ParamGroup]:
     if sum(len(group.match) for group in groups) > MAX_PATTERNS:
         raise ValueError(f"at most {MAX_PATTERNS} patterns are accepted in all groups together")
@@ -102,6 +112,9 @@ class SessionConfig(_ConfigModel):
     """Patterns, as in a group's `match`, of tensors that are not stepped: a gradient of
     theirs is ignored."""
 
+    accumulate: Accumulate | None = None
+    """How the gradients of several steps make one update; null makes one of every step."""
+
     clip: AnyClip | None = None
     """Clipping, before `maximize` and everything else that the optimizer does."""
 
@@ -119,6 +132,17 @@ class SessionConfig(_ConfigModel):
 
     dtype: DType = DType.F32
     """The dtype of the parameters as they travel; F16 and BF16 keep float32 masters."""
+
+    @property
+    def per_update(self) -> int:
+        """How many steps make one update."""
+        return 1 if self.accumulate is None else self.accumulate.steps
+
+    @property
+    def share(self) -> float:
+        """What each gradient counts for in the update that it is part of."""
+        mean = self.accumulate is not None and self.accumulate.mode == "mean"
+        return 1 / self.per_update if mean else 1.0
 
 
 class Changes(_ConfigModel):
@@ -141,6 +165,9 @@ class Changes(_ConfigModel):
 
     freeze: Frozen = Field(default_factory=list)
     """New patterns instead of the old ones; none steps every tensor again."""
+
+    accumulate: Accumulate | None = None
+    """New accumulation, where nothing is accumulated; null ends it."""
 
     clip: AnyClip | None = None
     """New clipping; null ends it."""

@@ -16,7 +16,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from gradstep_server.optimizers import BLOCK, FloatArray, Optimizer
 from gradstep_server.optimizers.clipping import scale_parts
-from gradstep_server.sessions.state import State, TensorState
+from gradstep_server.sessions.state import State
+from gradstep_server.sessions.tensor_state import TensorState
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
 _SMALL = 16_384

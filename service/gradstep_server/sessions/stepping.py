@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Tag
@@ -26,26 +25,17 @@ from gradstep_server.optimizers import (
     Optimizer,
     Pass,
     Scalar,
-    added,
     in_dtype,
     matrices,
 )
-from gradstep_server.optimizers.clipping import (
-    Measured,
-    Present,
-    first_unusable,
-    largest,
-    largest_usable,
-    scale_parts,
-    tensor_norm,
-)
+from gradstep_server.optimizers.clipping import largest
+from gradstep_server.sessions import accumulation
 from gradstep_server.sessions.digests import Index, index
 from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
 from gradstep_server.sessions.gradients import Gradients, Key, Run, runs_of
 from gradstep_server.sessions.state import PARAMS, State
-from gradstep_server.sessions.tensors import DType, Tensor, Tensors
-
-_UNCLIPPED = Clipping(1.0, math.inf, clipped=False)
+from gradstep_server.sessions.survey import UNCLIPPED, norm_of, survey
+from gradstep_server.sessions.tensors import DType, Tensors
 
 
 class Coefficients(BaseModel):
@@ -117,6 +107,12 @@ class StepRecord(BaseModel):
     """What the schedule set for each group; None where there is none."""
 
     applied: bool
+    moves: bool = True
+    """Whether it is an update, so that the schedules move on."""
+
+    accumulated: int | None = None
+    """How many steps of the update are added up after this one; None without accumulation."""
+
     grad_norm: float | None
     clipped: bool
     scale: float
@@ -173,26 +169,26 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     """
     momentum, decays = state.momentum(), state.weight_decays()
     optimizers = moved(state, momentum, decays)
-    present = unfrozen(state, tensors)
-    runs = runs_of(state, present, optimizers, state.seq + 1)
-    if isinstance(tensors, Gradients):
-        tensors.keep(state, state.seq + 1, runs)
-    norm, action, fault = survey(state, present, runs, compute)
-    if fault and state.config.on_nonfinite == "reject":
-        raise NonFiniteGradient(fault)
+    seen = _look(state, tensors, optimizers, compute)
+    if seen.fault and state.config.on_nonfinite == "reject":
+        raise NonFiniteGradient(seen.fault)
     rates = asked.rates(len(optimizers)) or state.rates(state.clock())
-    ahead = int(state.config.schedule_on == "step")
+    ahead = int(seen.moves and state.config.schedule_on == "step")
     state.weight_decays(ahead)  # what the next step cannot have, this one must not lead to
-    coefficients = {} if fault else coefficients_of(state, runs, optimizers, rates, asked)
+    applied = seen.moves and not seen.fault
+    coefficients = coefficients_of(state, seen.runs, optimizers, rates, asked) if applied else {}
+    norm, action = seen.norm, seen.clipping
     return StepRecord(
         asked=asked,
         tensors=index(tensors),
-        frozen=len(tensors) - len(present),
+        frozen=seen.frozen,
         lr=rates,
         next_lr=state.rates(state.clock() + ahead),
         momentum=momentum,
         weight_decay=decays,
-        applied=fault is None,
+        applied=applied,
+        moves=seen.moves,
+        accumulated=seen.accumulated,
         grad_norm=norm if math.isfinite(norm) else None,
         clipped=action.clipped,
         scale=action.scale,
@@ -212,20 +208,90 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     )
 
 
+class _Seen(NamedTuple):
+    """What a step will do, as far as its gradients decide that."""
+
+    runs: list[Run]
+    """What is stepped, or added up."""
+
+    norm: float
+    clipping: Clipping
+    fault: Fault | None
+    moves: bool
+    accumulated: int | None
+    frozen: int
+
+
+def _look(
+    state: State, tensors: Tensors, optimizers: Sequence[Optimizer], compute: Compute
+) -> _Seen:
+    """Return what a step will do."""
+    seq, count, norm = state.seq + 1, state.config.per_update, 0.0
+    used = unfrozen(state, tensors)
+    frozen = len(tensors) - len(used)
+    accumulated = None
+    if count > 1:
+        runs = runs_of(state, used, optimizers, seq)
+        norm = norm_of(runs, compute)
+        fault = accumulation.unaddable(state, used, norm)
+        accumulated = state.accumulated + (fault is None)
+        if accumulated < count:
+            _keep(tensors, state, runs)
+            return _Seen(
+                runs, norm, UNCLIPPED, fault, moves=False, accumulated=accumulated, frozen=frozen
+            )
+        used = accumulation.totals(state, used, compute)
+    runs = runs_of(state, used, optimizers, seq)
+    _keep(tensors, state, runs)
+    norm, action, fault = survey(state, used, runs, compute)
+    if fault and count > 1:
+        accumulated = 0
+    return _Seen(runs, norm, action, fault, moves=True, accumulated=accumulated, frozen=frozen)
+
+
+def _keep(tensors: Tensors, state: State, runs: list[Run]) -> None:
+    """Keep the runs of the next entry with the gradients that they were made of."""
+    if isinstance(tensors, Gradients):
+        tensors.keep(state, state.seq + 1, runs)
+
+
 def apply(
     state: State, record: StepRecord, tensors: Tensors, compute: Compute, *, seq: int
 ) -> None:
-    """Do what the record of entry `seq` says to the tensors that have a gradient, in place."""
-    optimizers = moved(state, record.momentum, record.weight_decay)
-    runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
-    if runs is None:
-        runs = runs_of(state, unfrozen(state, tensors), optimizers, seq)
+    """Do what the record of entry `seq` says, in place."""
+    adds = not record.moves and record.accumulated != state.accumulated
+    if record.applied or adds:
+        optimizers = moved(state, record.momentum, record.weight_decay)
+        runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
+        if runs is None:
+            used = unfrozen(state, tensors)
+            if record.applied and record.accumulated:
+                used = accumulation.totals(state, used, compute)
+            runs = runs_of(state, used, optimizers, seq)
+        if adds:
+            accumulation.add(state, runs, compute)
+        else:
+            _update(state, record, runs, optimizers, compute)
+    if record.moves:
+        state.updates += 1
+        if record.accumulated is not None:
+            accumulation.clear(state, seq)
+    state.accumulated = 0 if record.moves else record.accumulated or 0
+
+
+def _update(
+    state: State,
+    record: StepRecord,
+    runs: Sequence[Run],
+    optimizers: Sequence[Optimizer],
+    compute: Compute,
+) -> None:
+    """Step tensors in place with the recorded numbers."""
     coefficients = {
         (c.group, c.steps, c.fresh, tuple(c.scalars.items())): Due(tuple(c.values), c.after)
         for c in record.coefficients
     }
-    clipped = record.clipping(state.master)
-    step_runs(state, runs, optimizers, coefficients, clipped, compute)
+    step_runs(state, runs, optimizers, coefficients, record.clipping(state.master), compute)
 
 
 def unfrozen(state: State, tensors: Tensors) -> Tensors:
@@ -295,40 +361,6 @@ def _pass(state: State, run: Run, optimizer: Optimizer, scalars: Sequence[Scalar
     return Pass(optimizer.rule_of(shape), arrays, scalars, whole=True)
 
 
-def survey(
-    state: State, tensors: Tensors, runs: Sequence[Run], compute: Compute
-) -> tuple[float, Clipping, Fault | None]:
-    """Return the global norm of the gradients, their clipping, and why they are unusable."""
-    norm = _norm(runs, compute)
-    action = None
-    if math.isfinite(norm):
-        action = _clipping(state, norm, runs, compute)
-    fault = _fault(state, tensors, norm, action, compute)
-    return norm, action if action and not fault else _UNCLIPPED, fault
-
-
-def _clipping(state: State, norm: float, runs: Sequence[Run], compute: Compute) -> Clipping:
-    """Return what the session's clipping does to finite gradients."""
-    if state.config.clip is None:
-        return _UNCLIPPED
-    present = (
-        Present(tensor.name, tensor.shape, tensor.values, gradient)
-        for run in runs
-        for tensor, gradient in run.parts()
-    )
-    return state.config.clip.done_to(Measured(norm, [run.values for run in runs], present, compute))
-
-
-def _norm(runs: Sequence[Run], compute: Compute) -> float:
-    """Return the global norm, NaN or infinite if an element is."""
-    sums = [compute.sums_of_squares(run.values, run.cuts()) for run in runs]
-    total = added(chain.from_iterable(sums))
-    if math.isfinite(total):
-        return math.sqrt(total)
-    # Not finite, or float64 of which only the squares are not.
-    return math.hypot(*(tensor_norm(run.values, compute) for run in runs))
-
-
 def coefficients_of(
     state: State,
     runs: Sequence[Run],
@@ -357,41 +389,3 @@ def coefficients_of(
             raise InvalidRequest(Fault(at, detail))
         found[run.key] = due
     return found
-
-
-def _fault(
-    state: State, tensors: Tensors, norm: float, action: Clipping | None, compute: Compute
-) -> Fault | None:
-    """Return why gradients with this global norm cannot be used, if they cannot."""
-    squared = any(optimizer.squares_gradient for optimizer in state.groups.optimizers)
-    if math.isfinite(norm) and norm <= largest_usable(
-        state.master.storage, action, squared=squared
-    ):
-        return None
-    for name, gradient in tensors.items():
-        fault = _unusable(state, name, gradient, action, compute)
-        if fault is not None:
-            return fault
-    if math.isfinite(norm):
-        return None
-    return Fault("/grads", "the norm of the gradients exceeds the largest float64")
-
-
-def _unusable(
-    state: State, name: str, gradient: Tensor, action: Clipping | None, compute: Compute
-) -> Fault | None:
-    """Return the first element of a gradient that cannot be used, if there is one."""
-    tensor = state.tensors[name]
-    values = clipped = gradient.widened(state.master)
-    if action and name in action.scales:
-        clipped = values.copy()
-        scale_parts(clipped, action.scales[name])
-    squared = state.optimizer(tensor).squares_gradient
-    at = first_unusable(clipped, tensor_norm(clipped, compute), action, squared=squared)
-    if at is None:
-        return None
-    where = [int(i) for i in np.unravel_index(at, tensor.shape)] if tensor.shape else []
-    value = float(values[at])
-    why = "overflows when squared" if math.isfinite(value) else "is not finite"
-    detail = f"element {where} is {value}, which {why}; nothing was stepped"
-    return Fault(pointer("grads", name, *where), detail)
