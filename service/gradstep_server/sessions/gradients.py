@@ -57,7 +57,7 @@ class Run(NamedTuple):
         Args:
             scales: by tensor, one for each of its parts.
         """
-        if not any(tensor.name in scales for tensor in self.tensors):
+        if not scales or not any(tensor.name in scales for tensor in self.tensors):
             return self
         run = self._replace(values=self.values.copy())
         for tensor, gradient in run.parts():
