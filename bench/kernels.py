@@ -19,12 +19,13 @@ import torch
 
 from bench.rows import Progress, Row
 from bench.turns import turn_about
-from gradstep_server.optimizers import Compute, warm_up
+from gradstep_server.optimizers import Clipping, Compute, warm_up
 from gradstep_server.sessions import stepping
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.gradients import Gradients, runs_of
 from gradstep_server.sessions.state import PARAMS, State
 from gradstep_server.sessions.stepping import Asked
+from gradstep_server.sessions.survey import survey
 from gradstep_server.sessions.tensors import DType, Tensor
 
 OPTIMIZERS: Mapping[str, Mapping[str, Any]] = {
@@ -118,12 +119,13 @@ def ours(
         optimizers = stepping.moved(state, state.momentum(), state.weight_decays())
         runs = runs_of(state, body, optimizers, seq)
         coefficients = stepping.coefficients_of(state, runs, optimizers, rates, asked)
-        stepping.step_runs(state, runs, optimizers, coefficients, (1.0, math.inf), compute)
+        unclipped = Clipping(1.0, math.inf, clipped=False)
+        stepping.step_runs(state, runs, optimizers, coefficients, unclipped, compute)
 
     runs = runs_of(state, body, state.groups.optimizers, seq)
 
     def reduction() -> None:
-        stepping.survey(state, body, runs, compute)
+        survey(state, body, runs, compute)
 
     def whole() -> None:
         gradients = Gradients(body)

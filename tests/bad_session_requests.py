@@ -40,6 +40,15 @@ CREATE: dict[str, tuple[object, str]] = {
     "an unknown clip": (_new(clip={"type": "l1", "max_norm": 1}), "/clip/type"),
     "a clip of 0": (_new(clip={"type": "norm", "max_norm": 0}), "/clip/max_norm"),
     "a field too many in clip": (_new(clip={"type": "value", "value": 1, "x": 1}), "/clip/x"),
+    "a block without a root": (_new(clip={"type": "block_rms", "threshold": 0}), "/clip/threshold"),
+    "an axis in clip": (_new(clip={"type": "adaptive", "axis": 0}), "/clip/axis"),
+    "nothing to accumulate": (_new(accumulate={}), "/accumulate/steps"),
+    "0 steps to accumulate": (_new(accumulate={"steps": 0}), "/accumulate/steps"),
+    "half a step to accumulate": (_new(accumulate={"steps": 1.5}), "/accumulate/steps"),
+    "an unknown mode": (_new(accumulate={"steps": 2, "mode": "max"}), "/accumulate/mode"),
+    "a word to freeze": (_new(freeze="w"), "/freeze"),
+    "an empty pattern to freeze": (_new(freeze=["w", ""]), "/freeze/1"),
+    "257 patterns to freeze": (_new(freeze=["*"] * 257), "/freeze"),
     "an unknown policy": (_new(on_nonfinite="ignore"), "/on_nonfinite"),
     "an unknown dtype": (_new(dtype="I64"), "/dtype"),
     "an unknown durability": (_new(durability="eventual"), "/durability"),
@@ -62,6 +71,7 @@ CONFIGS: dict[str, tuple[object, str]] = {
         _new(param_groups=[{"match": ["w", "*.bias"]}], params={"w": [1]}),
         "/param_groups/0/match/1",
     ),
+    "a pattern that freezes nothing": (_new(freeze=["w", "b*"], params={"w": [1]}), "/freeze/1"),
     "an override of the type": (_grouped(type="SGD"), "/param_groups/0/type"),
     "an unknown override": (_grouped(betas=[0, 0]), "/param_groups/0/betas"),
     "a negative override": (_grouped(lr=-1), "/param_groups/0/lr"),
@@ -89,12 +99,14 @@ PATCH: dict[str, tuple[object, str]] = {
     "null as what to retain": ({"retain": None}, "/retain"),
     "a schedule that is none": ({"scheduler": {"type": "StepLR"}}, "/scheduler/step_size"),
     "a clip below 0": ({"clip": {"type": "value", "value": -1}}, "/clip/value"),
+    "null to freeze": ({"freeze": None}, "/freeze"),
 }
 CHANGES: dict[str, tuple[object, str]] = {
     "another optimizer": ({"optimizer": {"type": "SGD"}}, "/optimizer/type"),
     "an unknown hyperparameter": ({"optimizer": {"momentum": 1}}, "/optimizer/momentum"),
     "a wrong hyperparameter": ({"optimizer": {"betas": [1, 1]}}, "/optimizer/betas"),
     "amsgrad after a step": ({"optimizer": {"amsgrad": True}}, "/optimizer/amsgrad"),
+    "a pattern that freezes nothing": ({"freeze": ["w", "x.?"]}, "/freeze/1"),
     "two rates": ({"lr": 1, "optimizer": {"lr": 2}}, "/lr"),
 }
 

@@ -137,12 +137,38 @@ def numbers_of(tensors: list[torch.Tensor]) -> Iterator[None]:
 def clip_gradients(tensors: list[torch.Tensor], clip: Any) -> float:
     """Clip the gradients of these tensors; return their norm before, in float64."""
     norms = [tensor.grad.double().norm() for tensor in tensors if tensor.grad is not None]
+    if not norms:
+        return 0.0
     norm = torch.stack(norms).norm()
     if clip and clip["type"] == "norm":
         torch.nn.utils.clip_grads_with_norm_(tensors, clip["max_norm"], norm, foreach=False)
-    elif clip:
+    elif clip and clip["type"] == "value":
         torch.nn.utils.clip_grad_value_(tensors, clip["value"], foreach=False)
+    elif clip:
+        for tensor in tensors:
+            assert tensor.grad is not None
+            scale = _optax_scale(tensor.grad.double().numpy(), tensor.double().numpy(), clip)
+            tensor.grad.copy_(torch.tensor(tensor.grad.double().numpy() * scale))
     return float(norm)
+
+
+def _optax_scale(gradient: Array, weight: Array, clip: Any) -> Any:
+    """Return what optax multiplies a gradient by, its units laid as torch lays them.
+
+    optax.clip_by_block_rms and optax.adaptive_grad_clip, in float64; units are the
+    first axis, as in timm's adaptive_clip_grad.
+    """
+    if not gradient.size:
+        return 1.0
+    if clip["type"] == "block_rms":
+        rms = np.sqrt(np.mean(np.square(gradient)))
+        return 1 / np.maximum(1.0, rms / clip.get("threshold", 1.0))
+    axes = tuple(range(1, gradient.ndim)) if gradient.ndim > 1 else None
+    norm, weighs = (
+        np.sqrt(np.sum(np.square(x), axis=axes, keepdims=True)) for x in (gradient, weight)
+    )
+    most = clip.get("clipping", 0.01) * np.maximum(weighs, clip.get("eps", 1e-3))
+    return np.where(norm < most, 1.0, most / np.maximum(norm, 1e-6))
 
 
 class TorchRun:

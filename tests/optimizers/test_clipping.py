@@ -1,4 +1,4 @@
-"""Clipping, the norm that it needs, and the search for what no step may use."""
+"""The norms that clipping needs, and the search for what no step may use."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
 from session_states import COMPUTE
 
-from gradstep_server.optimizers import Clip, ClipNorm, Clipping, ClipValue
-from gradstep_server.optimizers.clipping import clipping, first_unusable, tensor_norm
+from gradstep_server.optimizers import Clipping
+from gradstep_server.optimizers.clipping import (
+    first_unusable,
+    part_norms,
+    scale_parts,
+    tensor_norm,
+)
 
-CLIP: TypeAdapter[ClipNorm | ClipValue] = TypeAdapter(Clip)
 NO_CLIPPING = Clipping(1.0, math.inf, clipped=False)
 
 
@@ -49,54 +49,30 @@ def test_a_norm_of_nan_is_nan() -> None:
     assert math.isnan(tensor_norm(np.array([1.0, math.nan, 1e200]), COMPUTE))
 
 
-@settings(derandomize=True, deadline=None)
-@given(
-    values=st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20),
-    max_norm=st.floats(1e-3, 1e3),
-)
-def test_clipping_by_norm_scales_as_torch_does(values: list[float], max_norm: float) -> None:
-    gradient = np.array(values)
-    norm = tensor_norm(gradient, COMPUTE)
-    done = clipping(ClipNorm(type="norm", max_norm=max_norm), norm, [gradient])
-    weight = torch.zeros(len(values), dtype=torch.float64)
-    weight.grad = torch.tensor(gradient)
-    torch.nn.utils.clip_grad_norm_([weight], max_norm)
-    np.testing.assert_allclose(gradient * done.scale, weight.grad.numpy(), rtol=1e-14, atol=0)
-    assert done.bound == math.inf
-    assert done.clipped == (done.scale < 1)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("parts", [1, 2, 5, 10])
+def test_the_norms_of_equal_parts_are_those_of_float64(dtype: type[Any], parts: int) -> None:
+    x = np.random.default_rng(1).standard_normal(300_010).astype(dtype)
+    expected = [math.sqrt(math.fsum(np.square(part))) for part in np.split(x.astype(float), parts)]
+    assert part_norms(x, parts, COMPUTE).tolist() == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("gradients", "clipped"), [([[2.0], []], False), ([[1.0], [-2.5]], True), ([[]], False)]
-)
-def test_clipping_by_value_says_whether_it_changes_anything(
-    gradients: list[list[float]], clipped: bool
-) -> None:
-    arrays = [np.array(values) for values in gradients]
-    done = clipping(ClipValue(type="value", value=2.0), 3.0, arrays)
-    assert done == Clipping(1.0, 2.0, clipped)
+def test_the_norms_of_parts_do_not_overflow_before_they_must() -> None:
+    x = np.array([3e200, -4e200, 0.0, 0.0, 5.0, 0.0])
+    assert part_norms(x, 3, COMPUTE).tolist() == pytest.approx([5e200, 0, 5], rel=1e-15)
 
 
-def test_no_clipping_changes_nothing() -> None:
-    assert clipping(None, 1e300, [np.array([1e300])]) == NO_CLIPPING
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_the_norm_of_a_part_is_not_finite_where_an_element_is_not(value: float) -> None:
+    norms = part_norms(np.array([3.0, 4.0, value, 1.0]), 2, COMPUTE)
+    assert norms[0] == 5
+    assert not math.isfinite(norms[1])
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"type": "norm", "max_norm": 0},
-        {"type": "norm", "max_norm": True},
-        {"type": "norm", "value": 1.0},
-        {"type": "value", "value": math.inf},
-        {"type": "value"},
-        {"type": "other", "value": 1.0},
-        {"max_norm": 1.0},
-    ],
-    ids=str,
-)
-def test_clipping_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        CLIP.validate_python(wrong)
+def test_parts_are_scaled_in_place() -> None:
+    gradient = np.array([1, 2, 3, 4, 5, 6], np.float32)
+    scale_parts(gradient, np.array([1, 0.5, 0.25], np.float32))
+    assert gradient.tolist() == [1, 2, 1.5, 2, 1.25, 1.5]
 
 
 def unusable(values: list[float], applied: Clipping | None, *, squared: bool) -> int | None:

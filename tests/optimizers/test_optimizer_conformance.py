@@ -50,6 +50,8 @@ CLIPS: tuple[Any, ...] = (
     None,
     {"type": "norm", "max_norm": 3.0},
     {"type": "value", "value": 0.5},
+    {"type": "block_rms", "threshold": 0.3},
+    {"type": "adaptive", "clipping": 0.05},
 )
 SCHEDULER = {"type": "ExponentialLR", "gamma": GAMMA}
 KINDS = pytest.mark.parametrize("kind", OPTIMIZERS)

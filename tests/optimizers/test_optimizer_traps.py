@@ -193,7 +193,15 @@ def test_o11_sgd_squares_nothing_and_takes_the_same_gradient() -> None:
     assert path({"type": "SGD", "lr": 1e-200}, [1e200]) == pytest.approx([-1.0])
 
 
-@pytest.mark.parametrize("clip", [{"type": "norm", "max_norm": 1}, {"type": "value", "value": 1}])
+@pytest.mark.parametrize(
+    "clip",
+    [
+        {"type": "norm", "max_norm": 1},
+        {"type": "value", "value": 1},
+        {"type": "block_rms"},
+        {"type": "adaptive", "eps": 100},
+    ],
+)
 def test_o11_what_clipping_makes_small_enough_is_usable(clip: dict[str, Any]) -> None:
     state = started(config({"type": "Adam", "lr": 0.1}, clip=clip), {"p": packed(0.0)})
     take(state, {"p": packed(1e200)})

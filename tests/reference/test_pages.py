@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from gradstep_server.optimizers import OPTIMIZERS
+from gradstep_server.optimizers import CLIPS, OPTIMIZERS
 from gradstep_server.reference import pages
 from gradstep_server.schedulers import SCHEDULERS
 
@@ -17,6 +17,7 @@ FILES = pages()
 KINDS = {
     **{f"schedulers/{name}.md": kind for name, kind in SCHEDULERS.items()},
     **{f"optimizers/{name}.md": kind for name, kind in OPTIMIZERS.items()},
+    **{f"clips/{name}.md": kind for name, kind in CLIPS.items()},
 }
 MARKDOWN = {name: page.decode() for name, page in FILES.items() if name.endswith(".md")}
 

@@ -21,6 +21,7 @@ RECEIPT: dict[str, Any] = {
     "position": 4,
     "replayed": True,
     "applied": True,
+    "accumulated": None,
     "durable_step": 4,
     "lr": [0.1, 1],
     "next_lr": [0.05],
@@ -29,6 +30,7 @@ RECEIPT: dict[str, Any] = {
     "grad_norm": None,
     "loss": 1,
     "clipped": False,
+    "frozen": 0,
     "generation": 2,
     "of_a_newer_server": {},
 }
@@ -47,6 +49,7 @@ def test_a_receipt_is_read_whatever_stands_beside_it() -> None:
         position=4,
         replayed=True,
         applied=True,
+        accumulated=None,
         durable_step=4,
         lr=(0.1, 1.0),
         next_lr=(0.05,),
@@ -55,6 +58,7 @@ def test_a_receipt_is_read_whatever_stands_beside_it() -> None:
         grad_norm=None,
         loss=1.0,
         clipped=False,
+        frozen=0,
         generation=2,
     )
 
@@ -159,6 +163,9 @@ SESSION: dict[str, Any] = {
     "schedule_on": "step",
     "param_groups": [],
     "groups": [{"tensors": ["w"], "optimizer": {"type": "SGD", "lr": 0.1}}],
+    "freeze": [],
+    "accumulate": None,
+    "accumulated": 0,
     "clip": None,
     "on_nonfinite": "reject",
     "durability": "step",

@@ -97,6 +97,22 @@ def test_a_past_state_continues_elsewhere(client: gradstep.Client) -> None:
     assert same(copy.step(gradients(3)), session.params())
 
 
+def test_steps_that_are_accumulated_say_so(client: gradstep.Client) -> None:
+    session = client.sessions.create(
+        optimizer=ADAMW, params=weights(), accumulate={"steps": 2, "mode": "sum"}
+    )
+    assert session.info.accumulate == {"steps": 2, "mode": "sum"}
+    receipt = session.step_receipt(gradients(1))
+    assert (receipt.applied, receipt.accumulated, session.position) == (False, 1, 1)
+    assert session.refresh().accumulated == 1
+    copy = client.sessions.create(optimizer=ADAMW, accumulate={"steps": 2, "mode": "sum"})
+    copy.load_state(session.state())
+    assert same(copy.state().slot("grad_sum"), gradients(1))
+    assert same(session.step(gradients(2)), copy.step(gradients(2)))
+    assert session.patch(accumulate=None).accumulate is None
+    assert session.step_receipt(gradients(3)).accumulated is None
+
+
 def test_a_fork_goes_its_own_way(client: gradstep.Client) -> None:
     session = trained(client, 1, 2, 3, name="first")
     fork = session.fork(
@@ -104,6 +120,7 @@ def test_a_fork_goes_its_own_way(client: gradstep.Client) -> None:
         lr=0.25,
         optimizer={"weight_decay": 0.5},
         scheduler="ConstantLR",
+        freeze=["w"],
         clip={"type": "norm", "max_norm": 1.0},
         on_nonfinite="skip",
         durability="relaxed",
@@ -116,6 +133,7 @@ def test_a_fork_goes_its_own_way(client: gradstep.Client) -> None:
     assert (info.optimizer["lr"], info.optimizer["weight_decay"]) == (0.25, 0.5)
     assert info.scheduler is not None
     assert info.clip == {"type": "norm", "max_norm": 1.0}
+    assert info.freeze == ("w",)
     assert (info.on_nonfinite, info.durability, info.retain, info.name) == (
         "skip",
         "relaxed",

@@ -36,6 +36,9 @@ SESSION = {
     "schedule_on": "step",
     "param_groups": [],
     "groups": [],
+    "freeze": [],
+    "accumulate": None,
+    "accumulated": 0,
     "clip": None,
     "on_nonfinite": "reject",
     "durability": "step",
@@ -54,6 +57,7 @@ RECEIPT = {
     "position": 1,
     "replayed": False,
     "applied": True,
+    "accumulated": None,
     "durable_step": 1,
     "lr": [0.1],
     "next_lr": [0.1],
@@ -62,6 +66,7 @@ RECEIPT = {
     "grad_norm": 1.0,
     "loss": None,
     "clipped": False,
+    "frozen": 0,
     "generation": 1,
 }
 

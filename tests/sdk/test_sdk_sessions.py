@@ -56,6 +56,7 @@ def test_a_session_is_described_in_full(client: gradstep.Client) -> None:
         scheduler={"type": "StepLR", "step_size": 2},
         schedule_on="step",
         param_groups=[{"match": ["b*"], "lr": 0.5}],
+        freeze=["b"],
         clip={"type": "norm", "max_norm": 1.0},
         on_nonfinite="skip",
         name="a run",
@@ -64,6 +65,7 @@ def test_a_session_is_described_in_full(client: gradstep.Client) -> None:
     assert (info.id, info.name, info.step, info.seq) == (session.id, "a run", 0, 1)
     assert (info.dtype, info.schedule_on, info.on_nonfinite) == ("F32", "step", "skip")
     assert info.clip == {"type": "norm", "max_norm": 1.0}
+    assert info.freeze == ("b",)
     assert info.scheduler is not None
     assert info.scheduler["type"] == "StepLR"
     assert info.param_groups == ({"match": ["b*"], "lr": 0.5},)
@@ -284,6 +286,9 @@ def test_a_patch_changes_what_it_names_and_nothing_else(client: gradstep.Client)
     )
     assert session.info == info
     assert session.step_receipt(gradients(2)).lr == (0.25 / 3,)
+    assert session.patch(freeze=["w"]).freeze == ("w",)
+    assert session.step_receipt(gradients(3)).frozen == 1
+    assert session.patch(freeze=[]).freeze == ()
 
 
 def test_a_deleted_session_is_gone(client: gradstep.Client) -> None:

@@ -140,7 +140,7 @@ def test_a_state_file_goes_on_as_the_session_that_it_was_taken_of(
     other = State.new(state.config, state.updated_at)
     other.check(file.tensors, file.counters, file.scalars)
     other.fill(file.tensors, file.counters, file.scalars)
-    other.step = file.step
+    other.step = other.updates = file.step
     for n in range(5, 8):
         assert take(other, gradients(n, dtype)) == take(state, gradients(n, dtype))
     assert other.dump()[0]["scalars"] == state.dump()[0]["scalars"]

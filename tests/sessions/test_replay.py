@@ -32,13 +32,21 @@ Log = list[tuple[Entry, bytes]]
 EXAMPLES = [
     {"type": name, **example} for name, kind in OPTIMIZERS.items() for example in kind.examples
 ]
+CLIPS: list[dict[str, Any] | None] = [
+    None,
+    {"type": "norm", "max_norm": 1},
+    {"type": "value", "value": 0.1},
+    {"type": "block_rms"},
+    {"type": "adaptive", "clipping": 0.1},
+]
 CONFIGS = st.builds(
     config,
     st.sampled_from(EXAMPLES),
     st.sampled_from(DType),
     scheduler=st.sampled_from([None, {"type": "StepLR", "step_size": 2, "gamma": 0.3}]),
     schedule_on=st.sampled_from(["step", "epoch"]),
-    clip=st.sampled_from([None, {"type": "norm", "max_norm": 1}, {"type": "value", "value": 0.1}]),
+    clip=st.sampled_from(CLIPS),
+    freeze=st.sampled_from([[], [], ["w"], ["*"]]),
     on_nonfinite=st.sampled_from(["reject", "skip"]),
     param_groups=st.sampled_from([[], [{"match": ["b"], "lr": 0.01}]]),
 )
@@ -50,6 +58,9 @@ PATCHES: list[dict[str, Any]] = [
     {"lr": 0.03},
     {"name": "ü"},
     {"clip": None},
+    {"clip": {"type": "adaptive"}},
+    {"freeze": ["b"]},
+    {"freeze": []},
     {"optimizer": {"weight_decay": 0.2}},
     {"optimizer": {"momentum": 0.5}},
     {"optimizer": {"momentum": 0}},

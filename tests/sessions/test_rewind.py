@@ -182,6 +182,17 @@ async def test_as_many_steps_are_retained_as_were_asked_for(
     assert (await rewound(sessions, oldest)).step == oldest
 
 
+async def test_steps_are_retained_though_snapshots_end_with_changes() -> None:
+    settings = config({"type": "Adam", "lr": 0.1}, retain=2)
+    sessions = await created(settings=settings, policy=SnapshotPolicy(steps=2))
+    for n in range(1, 15):
+        await step(sessions, n)
+        await sessions.patch(REF, ConfigPatch(lr=0.1 / n), generation=None, version=None)
+        if n % 3 == 0:
+            await sessions.close()
+        assert (await sessions.view(REF)).oldest_step <= max(0, n - 2)
+
+
 async def test_history_and_receipts_are_those_of_the_branch() -> None:
     sessions = await created(steps=5)
     await rewound(sessions, 2)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from session_states import config
 
-from gradstep_server.optimizers import SGD, Adam, AdamW, ClipNorm
+from gradstep_server.optimizers import SGD, Adam, AdamW
+from gradstep_server.optimizers.clips import ClipNorm
 from gradstep_server.schedulers.step_lr import StepLR
 from gradstep_server.sessions.config import (
     ConfigPatch,
@@ -97,6 +98,20 @@ def test_a_pattern_that_matches_nothing_is_refused_by_its_place() -> None:
     assert pointers(refusal) == ["/param_groups/0/match/1", "/param_groups/2/match/0"]
 
 
+def test_a_frozen_tensor_is_named_as_the_members_of_a_group_are() -> None:
+    groups = resolve(config(ADAM, freeze=["enc*", "w[0]", "?"]))
+    names = ["encoder.w", "enc", "w[0]", "w0", "b"]
+    groups.check(names)
+    assert groups.frozen(names) == {"encoder.w", "enc", "w[0]", "b"}
+
+
+def test_every_pattern_that_matches_nothing_is_named_by_its_place() -> None:
+    groups = resolve(config(ADAM, param_groups=[{"match": ["x"]}], freeze=["w", "y", "w*", "z"]))
+    with pytest.raises(InvalidConfig) as refusal:
+        groups.assign(["w"])
+    assert pointers(refusal) == ["/param_groups/0/match/0", "/freeze/1", "/freeze/3"]
+
+
 def test_overrides_change_what_they_name_and_keep_the_rest() -> None:
     groups = resolve(grouped({"match": ["w"], "betas": [0, 0.5], "weight_decay": 0.3}))
     assert groups.optimizers[0] == Adam(lr=0.1)
@@ -163,6 +178,11 @@ def test_an_override_that_is_no_hyperparameter_is_refused(
         ({"param_groups": [{"match": []}]}, ("param_groups", 0, "match")),
         ({"param_groups": [{"match": [""]}]}, ("param_groups", 0, "match", 0)),
         ({"clip": {"type": "norm", "max_norm": -1}}, ("clip", "norm", "max_norm")),
+        ({"clip": {"type": "block_rms", "threshold": 0}}, ("clip", "block_rms", "threshold")),
+        ({"clip": {"type": "adaptive", "eps": 0}}, ("clip", "adaptive", "eps")),
+        ({"freeze": "w"}, ("freeze",)),
+        ({"freeze": [""]}, ("freeze", 0)),
+        ({"freeze": ["*"] * 257}, ("freeze",)),
         ({"surprise": 1}, ("surprise",)),
     ],
 )
@@ -249,7 +269,9 @@ def test_too_many_patterns_are_refused_before_any_is_tried() -> None:
     assert [error["loc"] for error in refusal.value.errors()] == [("param_groups",)]
 
 
-@pytest.mark.parametrize("sent", [{}, {"lr": None}, {"optimizer": None}, {"on_nonfinite": None}])
+@pytest.mark.parametrize(
+    "sent", [{}, {"lr": None}, {"optimizer": None}, {"on_nonfinite": None}, {"freeze": None}]
+)
 def test_a_patch_that_changes_nothing_is_refused(sent: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         ConfigPatch.model_validate(sent)

@@ -61,6 +61,7 @@ def test_an_exported_state_continues_in_another_session(settings: SessionConfig)
     other.check(file.tensors, file.counters, file.scalars)
     other.fill(file.tensors, file.counters, file.scalars)
     other.step, other.epoch, other.origin = file.step, file.epoch, file.origin
+    other.updates = file.step
     more = {"w": packed(np.full((2, 2), 0.3), DType.F16)}
     assert take(other, more).lr == take(state, more).lr
     assert other.scalars == state.scalars

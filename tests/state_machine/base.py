@@ -215,6 +215,7 @@ class Ground(RuleBasedStateMachine):
             **now.config,
             "id": model.id,
             "step": now.step,
+            "accumulated": now.accumulated,
             "epoch": now.epoch,
             "generation": model.generation,
             "seq": model.seq,

@@ -71,6 +71,8 @@ def same_facts(file: StateFile, moment: Moment) -> None:
     """Raise unless a state says of itself what the session is."""
     wanted = {
         "step": moment.step,
+        "updates": moment.updates,
+        "accumulated": moment.accumulated,
         "epoch": moment.epoch,
         "origin": moment.origin,
         "config": dict(moment.config),

@@ -73,7 +73,16 @@ CLIPS: list[dict[str, Any] | None] = [
     None,
     {"type": "norm", "max_norm": 2.0},
     {"type": "value", "value": 0.5},
+    {"type": "block_rms", "threshold": 0.25},
+    {"type": "adaptive", "clipping": 0.02, "eps": 0.001},
 ]
+ACCUMULATIONS: list[dict[str, Any] | None] = [
+    None,
+    None,
+    {"steps": 2, "mode": "mean"},
+    {"steps": 3, "mode": "sum"},
+]
+FREEZES: list[list[str]] = [[], [], [], ["b"], ["s", "w*"], ["?"]]
 GROUPS: list[list[dict[str, Any]]] = [
     [],
     [{"match": ["b"], "lr": 0.02}],
@@ -88,6 +97,8 @@ CONFIGS = st.fixed_dictionaries(
         "scheduler": st.sampled_from(SCHEDULERS),
         "schedule_on": st.sampled_from(["step", "step", "epoch"]),
         "param_groups": st.sampled_from(GROUPS),
+        "freeze": st.sampled_from(FREEZES),
+        "accumulate": st.sampled_from(ACCUMULATIONS),
         "clip": st.sampled_from(CLIPS),
         "on_nonfinite": st.sampled_from(["reject", "skip"]),
         "weight_decay_scheduler": st.none(),
@@ -109,6 +120,9 @@ CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         {"on_nonfinite": "skip"},
         {"on_nonfinite": "reject", "clip": {"type": "norm", "max_norm": 0.5}},
         {"clip": None},
+        *({"clip": clip} for clip in CLIPS[-2:]),
+        *({"accumulate": accumulate} for accumulate in ACCUMULATIONS[1:]),
+        *({"freeze": freeze} for freeze in FREEZES[-4:]),
         *({"scheduler": scheduler} for scheduler in SCHEDULERS),
         {"scheduler": _LINEAR, "lr": 0.02, "optimizer": {"maximize": True}},
         {"optimizer": {"weight_decay": 0.2}},

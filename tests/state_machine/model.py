@@ -7,10 +7,22 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
+from session_states import Array
 from state_machine.drawn import SHAPES, Sent
 from state_machine.oracle import StateFile, rate
 
-RECEIPT = ("applied", "clipped", "grad_norm", "loss", "lr", "next_lr", "step")
+RECEIPT = (
+    "accumulated",
+    "applied",
+    "clipped",
+    "frozen",
+    "grad_norm",
+    "loss",
+    "lr",
+    "next_lr",
+    "step",
+)
 """What a receipt says of its step, whenever it is asked for."""
 
 
@@ -20,6 +32,12 @@ class Moment:
 
     config: Mapping[str, Any]
     step: int = 0
+    updates: int = 0
+    """How many of the steps moved the schedule on."""
+
+    accumulated: int = 0
+    """How many steps were added up since the last update."""
+
     epoch: int = 0
     origin: int = 0
     """The step (or epoch) at which the schedule began."""
@@ -59,6 +77,15 @@ class Moment:
         )
         return next(matched, 0)
 
+    def unfrozen(self, sent: Sent) -> dict[str, Array]:
+        """Return the gradients that a step uses."""
+        patterns = self.config["freeze"]
+        return {
+            name: array
+            for name, array in sent.gradients.items()
+            if not any(fnmatchcase(name, pattern) for pattern in patterns)
+        }
+
     @property
     def members(self) -> list[list[str]]:
         """The tensors of each group."""
@@ -97,6 +124,8 @@ class Moment:
             and changed.get("amsgrad") != old.get("amsgrad")
         ):
             return False
+        if self.accumulated and change.get("accumulate", now := self.config["accumulate"]) != now:
+            return False
         held_back = changed.get("momentum") == 0 or changed.get("dampening") != 0
         return not (changed.get("nesterov") and held_back)
 
@@ -110,9 +139,34 @@ class Moment:
             self, config=config, origin=self._counted if "scheduler" in rest else self.origin
         )
 
-    def stepped(self, file: StateFile) -> Moment:
+    @property
+    def per_update(self) -> int:
+        """How many steps make an update."""
+        accumulate = self.config["accumulate"]
+        return 1 if accumulate is None else int(accumulate["steps"])
+
+    def added(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
+        """Return what the sums of gradients are with these."""
+        mean = self.config["accumulate"]["mode"] == "mean"
+        master = self.loaded().master("w").dtype
+        share = master.type(1 / self.per_update if mean else 1.0)
+        sums = self.loaded().sums
+        for name, gradient in gradients.items():
+            before = sums.get(name, np.zeros_like(gradient, master))
+            sums[name] = np.asarray(before + share * gradient.astype(master))
+        return sums
+
+    def stepped(self, file: StateFile, *, finite: bool) -> Moment:
         """Return the session after a step that made this of its state."""
-        return replace(self, step=self.step + 1, file=file)
+        accumulated = self.accumulated + (finite and self.per_update > 1)
+        moves = accumulated in {0, self.per_update} if finite else self.per_update == 1
+        return replace(
+            self,
+            step=self.step + 1,
+            updates=self.updates + moves,
+            accumulated=0 if moves else accumulated,
+            file=file,
+        )
 
     def ended(self, metric: float | None) -> Moment:
         """Return the session after an epoch ended."""
@@ -120,7 +174,7 @@ class Moment:
 
     @property
     def _counted(self) -> int:
-        return self.epoch if self.config["schedule_on"] == "epoch" else self.step
+        return self.epoch if self.config["schedule_on"] == "epoch" else self.updates
 
 
 @dataclass(frozen=True)
@@ -182,17 +236,18 @@ class Model:
     def begin(self, file: StateFile) -> None:
         """Note the state that the session began with, as its next entry."""
         facts = file.facts
-        self.now = replace(
-            self.now, file=file, step=facts["step"], epoch=facts["epoch"], origin=facts["origin"]
-        )
+        told = {key: facts[key] for key in ("step", "updates", "accumulated", "epoch", "origin")}
+        self.now = replace(self.now, file=file, **told)
         self.first = self.now.step
         self.past = {self.first: self.now}
         self.horizon = self.oldest = self.first
         self._logged(synced=True)
 
-    def step(self, sent: Sent, receipt: Mapping[str, Any], file: StateFile) -> None:
+    def step(
+        self, sent: Sent, receipt: Mapping[str, Any], file: StateFile, *, finite: bool
+    ) -> None:
         """Note a step."""
-        self.now = self.now.stepped(file)
+        self.now = self.now.stepped(file, finite=finite)
         self.past[self.now.step] = self.now
         self.taken[self.now.step] = Taken(sent, {key: receipt[key] for key in RECEIPT})
         self._logged(synced=not self.relaxed)

@@ -20,7 +20,7 @@ from session_states import Array
 from torch_optimizers import build, clip_gradients
 from torch_schedules import stepped
 
-from gradstep_server.optimizers.clipping import TORCH_EPS
+from gradstep_server.optimizers.clips import TORCH_EPS
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 """Promise D9, by the dtype of the masters."""
@@ -45,7 +45,10 @@ class StateFile:
         """Read a file."""
         tensors, metadata = read_file(raw)
         parsed = ("step", "epoch", "origin", "counters", "config")
-        return cls(raw, tensors, {key: json.loads(metadata[key]) for key in parsed})
+        facts = {key: json.loads(metadata[key]) for key in parsed}
+        facts["updates"] = json.loads(metadata.get("updates", metadata["step"]))
+        facts["accumulated"] = json.loads(metadata.get("accumulated", "0"))
+        return cls(raw, tensors, facts)
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -61,7 +64,18 @@ class StateFile:
     @property
     def stepped(self) -> bool:
         """Whether any parameter was stepped yet."""
-        return any(self.counters.values()) or len(self.tensors) > len(self.counters)
+        return any(self.counters.values()) or len(self.settled) > len(self.counters)
+
+    @property
+    def settled(self) -> dict[str, Array]:
+        """All tensors but the sums of gradients that are accumulated."""
+        return {k: a for k, a in self.tensors.items() if not k.startswith("grad_sum/")}
+
+    @property
+    def sums(self) -> dict[str, Array]:
+        """The sums of gradients that are accumulated, by parameter."""
+        start = "grad_sum/"
+        return {k.removeprefix(start): a for k, a in self.tensors.items() if k.startswith(start)}
 
     def master(self, name: str) -> Array:
         """Return a parameter as the service computes with it."""
@@ -69,7 +83,7 @@ class StateFile:
 
     def slots(self, name: str) -> dict[str, Array]:
         """Return what the optimizer keeps for a parameter."""
-        split = ((key.partition("/"), array) for key, array in self.tensors.items())
+        split = ((key.partition("/"), array) for key, array in self.settled.items())
         return {slot: a for (slot, _, owner), a in split if owner == name and slot != "params"}
 
 
@@ -109,9 +123,8 @@ def torch_step(
     tensors = {name: torch.tensor(before.master(name)) for name in gradients}
     for name, tensor in tensors.items():
         tensor.grad = torch.tensor(gradients[name].astype(before.master(name).dtype))
-    largest = max(float(t.grad.abs().max()) for t in tensors.values() if t.grad is not None)
     norm = clip_gradients(list(tensors.values()), clip)
-    clipped = bool(clip) and _exceeds(clip, norm, largest)
+    clipped = bool(clip) and _exceeds(clip, norm, tensors, gradients)
     after: dict[str, Array] = {}
     pull: dict[str, float] = {}
     for name, tensor in tensors.items():
@@ -128,10 +141,20 @@ def torch_step(
     return TorchStep(after, pull, norm, clipped)
 
 
-def _exceeds(clip: Mapping[str, Any], norm: float, largest: float) -> bool:
-    if clip["type"] == "value":
-        return largest > float(clip["value"])
-    return float(clip["max_norm"]) / (norm + TORCH_EPS) < 1
+def _exceeds(
+    clip: Mapping[str, Any],
+    norm: float,
+    tensors: Mapping[str, torch.Tensor],
+    gradients: Mapping[str, Array],
+) -> bool:
+    """Whether clipping has changed these gradients."""
+    if clip["type"] == "norm":
+        return float(clip["max_norm"]) / (norm + TORCH_EPS) < 1
+    changed = [
+        tensor.grad is not None and bool((tensor.grad.double().numpy() != gradients[name]).any())
+        for name, tensor in tensors.items()
+    ]
+    return any(changed)
 
 
 def _resumed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import orjson
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from session_app import SAFETENSORS, file, read_file
+from session_states import Array
 from state_machine.base import SESSIONS, Ground
 from state_machine.checks import (
     answered,
@@ -119,7 +121,8 @@ class Steps(Ground):
         sent = self._sent(session, content)
         name = min(sent.gradients)
         sent.gradients[name].flat[0] = value
-        if session.now.file is None or session.now.config["on_nonfinite"] == "skip":
+        used = name in session.now.unfrozen(sent)
+        if session.now.file is None or session.now.config["on_nonfinite"] == "skip" or not used:
             self._next(session, sent, _PLAIN)
             return
         answer = self._put(session, session.now.step + 1, sent, _PLAIN)
@@ -221,16 +224,30 @@ class Steps(Ground):
         n, before = session.now.step + 1, session.now.loaded()
         self._check_rates(session, sent, receipt)
         after = self.read(session)
-        finite = all(np.isfinite(array).all() for array in sent.gradients.values())
-        equal(receipt["applied"], finite, "whether a step was applied")
+        used = session.now.unfrozen(sent)
+        finite = all(np.isfinite(array).all() for array in used.values())
+        equal(receipt["frozen"], len(sent.gradients) - len(used), "the frozen gradients")
         equal(receipt["loss"], sent.loss, "the loss of a step")
-        if finite:
-            self._compare_with_torch(session, sent, receipt, after)
+        count, accumulated = session.now.per_update, session.now.accumulated + finite
+        due = finite and count in {1, accumulated}
+        equal(receipt["applied"], due, "whether a step was applied")
+        wanted = None if count == 1 else accumulated
+        equal(receipt["accumulated"], wanted, "how many steps are accumulated")
+        if finite and count > 1:
+            used = session.now.added(used)
+        if due:
+            used = session.now.unfrozen(Sent(used))
+            self._compare_with_torch(session, used, receipt, after)
+        elif finite:
+            sums = {f"grad_sum/{name}": array for name, array in used.items()}
+            same_tensors(after.tensors, before.settled | sums, "what a step adds up to")
+            equal(after.counters, before.counters, "the counters of a step that adds up")
+            equal(receipt["clipped"], False, "whether a step was clipped that adds up")
         else:
             same_tensors(after.tensors, before.tensors, "what a skipped step leaves")
             equal(after.counters, before.counters, "the counters of a skipped step")
             equal((receipt["grad_norm"], receipt["clipped"]), (None, False), "a skipped step")
-        session.step(sent, receipt, after)
+        session.step(sent, receipt, after, finite=finite)
         same_facts(after, session.now)
         now = session.now
         true(same_rates(receipt["next_lr"], now.rates(), now.bases), f"next_lr of {receipt}")
@@ -248,14 +265,18 @@ class Steps(Ground):
             equal(rates, previewed[now.clock], "the rates that were previewed")
 
     def _compare_with_torch(
-        self, session: Model, sent: Sent, receipt: dict[str, Any], after: StateFile
+        self,
+        session: Model,
+        gradients: Mapping[str, Array],
+        receipt: dict[str, Any],
+        after: StateFile,
     ) -> None:
         now, before = session.now, session.now.loaded()
-        owners = {name: now.group_of(name) for name in sent.gradients}
+        owners = {name: now.group_of(name) for name in gradients}
         groups = {name: now.groups[i] for name, i in owners.items()}
         rates = {name: receipt["lr"][i] for name, i in owners.items()}
-        made = torch_step(before, sent.gradients, groups, rates, now.config["clip"])
-        still = {k: a for k, a in before.tensors.items() if k.partition("/")[2] not in owners}
+        made = torch_step(before, gradients, groups, rates, now.config["clip"])
+        still = {k: a for k, a in before.settled.items() if k.partition("/")[2] not in owners}
         equal(after.tensors.keys(), made.tensors.keys() | still.keys(), "the tensors of a state")
         same_tensors({key: after.tensors[key] for key in still}, still, "what has no gradient")
         counted = {name: before.counters[name] + (name in owners) for name in before.counters}

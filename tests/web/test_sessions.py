@@ -31,6 +31,7 @@ def test_a_created_session_answers_with_its_place_and_its_whole_configuration(
         optimizer=ADAMW,
         scheduler={"type": "StepLR", "step_size": 10},
         param_groups=[{"match": ["*.bias"], "weight_decay": 0, "lr": 0.5}],
+        freeze=["layer.weight"],
         clip={"type": "norm", "max_norm": 1.0},
         on_nonfinite="skip",
     )
@@ -46,6 +47,7 @@ def test_a_created_session_answers_with_its_place_and_its_whole_configuration(
     assert (shown["schedule_on"], shown["clip"]) == ("step", {"type": "norm", "max_norm": 1.0})
     assert shown["scheduler"] == {"type": "StepLR", "step_size": 10, "gamma": 0.1}
     assert shown["param_groups"] == body["param_groups"]
+    assert shown["freeze"] == ["layer.weight"]
     assert shown["lr"] == [0.01, 0.5]
     assert shown["tensors"]["layer.weight"] == {"dtype": "F32", "shape": [2, 2]}
     assert datetime.fromisoformat(shown["created_at"]).tzinfo is not None
@@ -123,6 +125,12 @@ def test_a_patch_changes_the_steps_that_follow_it(service: Service) -> None:
     [
         ({"clip": {"type": "value", "value": 0.5}}, "clip", {"type": "value", "value": 0.5}),
         ({"clip": None}, "clip", None),
+        (
+            {"clip": {"type": "adaptive"}},
+            "clip",
+            {"type": "adaptive", "clipping": 0.01, "eps": 0.001},
+        ),
+        ({"freeze": ["layer.*"]}, "freeze", ["layer.*"]),
         ({"on_nonfinite": "skip"}, "on_nonfinite", "skip"),
         ({"scheduler": None}, "scheduler", None),
         ({"name": None}, "name", None),

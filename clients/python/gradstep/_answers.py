@@ -102,6 +102,9 @@ def session(answer: Answer) -> SessionInfo:
             Group(tuple(map(str, group.items("tensors"))), group.mapping("optimizer"))
             for group in found.objects("groups")
         ),
+        freeze=tuple(map(str, found.items("freeze"))),
+        accumulate=found.mapping_or_none("accumulate"),
+        accumulated=found.whole("accumulated"),
         clip=found.mapping_or_none("clip"),
         on_nonfinite=found.text("on_nonfinite"),
         durability=found.text("durability"),
@@ -153,6 +156,7 @@ def receipt_of(found: Fields) -> Receipt:
         position=found.whole("position"),
         replayed=found.flag("replayed"),
         applied=found.flag("applied"),
+        accumulated=found.whole_or_none("accumulated"),
         durable_step=found.whole("durable_step"),
         lr=found.numbers("lr"),
         next_lr=found.numbers("next_lr"),
@@ -161,6 +165,7 @@ def receipt_of(found: Fields) -> Receipt:
         grad_norm=found.number_or_none("grad_norm"),
         loss=found.number_or_none("loss"),
         clipped=found.flag("clipped"),
+        frozen=found.whole("frozen"),
         generation=found.whole("generation"),
     )
 

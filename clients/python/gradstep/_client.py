@@ -166,6 +166,8 @@ class Sessions:
         weight_decay_scheduler: Spec | None = None,
         schedule_on: Literal["step", "epoch"] | None = None,
         param_groups: Sequence[Mapping[str, object]] | None = None,
+        freeze: Sequence[str] | None = None,
+        accumulate: Mapping[str, object] | None = None,
         clip: Mapping[str, object] | None = None,
         on_nonfinite: Literal["reject", "skip"] | None = None,
         durability: Literal["step", "relaxed"] | None = None,
@@ -189,6 +191,8 @@ class Sessions:
                 as `scheduler` scales the rate.
             schedule_on: Whether steps or ended epochs move the schedule.
             param_groups: Such as ``[{"match": ["*.bias"], "weight_decay": 0}]``.
+            freeze: Patterns of tensors that are not stepped, such as ``["encoder.*"]``.
+            accumulate: Such as ``{"steps": 4, "mode": "mean"}``: 4 steps make one update.
             clip: Such as ``{"type": "norm", "max_norm": 1.0}``.
             on_nonfinite: Whether a gradient that is not finite is an error, or
                 makes the step be skipped.
@@ -220,6 +224,8 @@ class Sessions:
             weight_decay_scheduler=weight_decay_scheduler,
             schedule_on=schedule_on,
             param_groups=param_groups,
+            freeze=freeze,
+            accumulate=accumulate,
             clip=clip,
             on_nonfinite=on_nonfinite,
             durability=durability,

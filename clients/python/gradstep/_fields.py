@@ -42,6 +42,10 @@ class Fields:
         """Return a whole number."""
         return self._typed(name, int)
 
+    def whole_or_none(self, name: str) -> int | None:
+        """Return a whole number, or None for null."""
+        return None if self._present(name) is None else self.whole(name)
+
     def flag(self, name: str) -> bool:
         """Return true or false."""
         return self._typed(name, bool)

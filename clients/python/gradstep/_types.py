@@ -182,6 +182,13 @@ class SessionInfo:
     groups: tuple[Group, ...]
     """The groups as they are, group 0 first."""
 
+    freeze: tuple[str, ...]
+    """Patterns of the tensors that are not stepped."""
+
+    accumulate: JsonObject | None
+    accumulated: int
+    """How many steps have been added up towards the next update."""
+
     clip: JsonObject | None
     on_nonfinite: str
     durability: str
@@ -222,7 +229,11 @@ class Receipt:
     """Whether the step had been taken before, by an earlier attempt."""
 
     applied: bool
-    """False for a step that was skipped because a gradient was not finite."""
+    """False for a step that was skipped because a gradient was not finite, and for one whose
+    gradients are accumulated only."""
+
+    accumulated: int | None
+    """How many steps of the update were added up after this one; None without accumulation."""
 
     durable_step: int
     """The last step that survives a power loss."""
@@ -247,6 +258,9 @@ class Receipt:
 
     clipped: bool
     """Whether clipping changed the gradients."""
+
+    frozen: int
+    """How many of the gradients were ignored because their tensors are frozen."""
 
     generation: int
 

@@ -2,7 +2,8 @@
 
 from gradstep_server.optimizers.adam import Adam, AdamW
 from gradstep_server.optimizers.base import Due, Optimizer, Scalars, Shape
-from gradstep_server.optimizers.clipping import Clip, ClipNorm, Clipping, ClipValue
+from gradstep_server.optimizers.clipping import Clipping
+from gradstep_server.optimizers.clips import CLIPS, AnyClip, Clip
 from gradstep_server.optimizers.compute import (
     BLOCK,
     Compute,
@@ -19,14 +20,14 @@ from gradstep_server.optimizers.whole import matrices
 
 __all__ = [
     "BLOCK",
+    "CLIPS",
     "OPTIMIZERS",
     "SGD",
     "Adam",
     "AdamW",
+    "AnyClip",
     "AnyOptimizer",
     "Clip",
-    "ClipNorm",
-    "ClipValue",
     "Clipping",
     "Compute",
     "Due",

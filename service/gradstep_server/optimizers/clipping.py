@@ -1,52 +1,21 @@
-"""Clipping, and the reductions over gradients that it needs.
+"""What clipping does to gradients, and the reductions over them that it needs.
 
-Source: torch.nn.utils.clip_grad_norm_ and clip_grad_value_; the norm here is
-accumulated in float64, where torch's own float32 norm is off by 1e-5 at a
-million elements.
+What a reduction yields is recorded in the log and never computed again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import NDArray
 
-from gradstep_server.kinds import Positive
 from gradstep_server.optimizers.compute import Compute, FloatArray
 
-TORCH_EPS = 1e-6
-"""What clip_grad_norm_ adds to the norm that it divides by."""
-
-
-class _ClipModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ClipNorm(_ClipModel):
-    """Scale all gradients of a step so that their global L2 norm is at most `max_norm`."""
-
-    type: Literal["norm"]
-
-    max_norm: Positive
-    """The largest norm, over the present tensors of all groups."""
-
-
-class ClipValue(_ClipModel):
-    """Hold every element of the gradients within ±`value`."""
-
-    type: Literal["value"]
-
-    value: Positive
-    """The largest magnitude of an element."""
-
-
 _LARGEST = {np.dtype(dtype): float(np.finfo(dtype).max) for dtype in (np.float32, np.float64)}
-
-Clip = Annotated[ClipNorm | ClipValue, Field(discriminator="type")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +31,37 @@ class Clipping:
     clipped: bool
     """Whether that changes anything."""
 
+    scales: Mapping[str, FloatArray] = field(default_factory=dict)
+    """What each of a tensor's equal parts is multiplied by, by its name; tensors that
+    are not clipped by themselves are left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """A tensor that has a gradient in a step, both flat."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: FloatArray
+    gradient: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The finite gradients of a step, for clipping to look at."""
+
+    norm: float
+    """Their global L2 norm."""
+
+    arrays: Sequence[FloatArray]
+    """All of them, several tensors to an array."""
+
+    tensors: Iterable[Present]
+    """All of them, tensor by tensor; to be gone through once."""
+
+    compute: Compute
+    """Runs reductions."""
+
 
 def tensor_norm(gradient: FloatArray, compute: Compute) -> float:
     """Return the L2 norm in float64, NaN or infinite if an element is.
@@ -71,23 +71,27 @@ def tensor_norm(gradient: FloatArray, compute: Compute) -> float:
     total = compute.sum_of_squares(gradient)
     if math.isfinite(total):
         return math.sqrt(total)
-    peak = _peak(gradient)
-    if not math.isfinite(peak):
-        return peak
-    return peak * math.sqrt(compute.sum_of_squares(gradient / peak))
+    top = peak(gradient)
+    if not math.isfinite(top):
+        return top
+    return top * math.sqrt(compute.sum_of_squares(gradient / top))
 
 
-def clipping(clip: Clip | None, norm: float, gradients: Iterable[FloatArray]) -> Clipping:
-    """Return what `clip` does to finite gradients whose global norm is `norm`."""
-    match clip:
-        case ClipNorm(max_norm=max_norm):
-            scale = min(max_norm / (norm + TORCH_EPS), 1.0)
-            return Clipping(scale, math.inf, clipped=scale < 1)
-        case ClipValue(value=value):
-            clipped = any(g.size and _peak(g) > value for g in gradients)
-            return Clipping(1.0, value, clipped)
-        case None:
-            return Clipping(1.0, math.inf, clipped=False)
+def part_norms(x: FloatArray, parts: int, compute: Compute) -> NDArray[np.float64]:
+    """Return the L2 norm in float64 of each of so many equal parts, as `tensor_norm` does."""
+    if parts == 1:
+        return np.array([tensor_norm(x, compute)])
+    cuts = range(0, x.size + 1, x.size // parts)
+    norms: NDArray[np.float64] = np.sqrt(compute.sums_of_squares(x, cuts))
+    for i in np.flatnonzero(~np.isfinite(norms)):
+        norms[i] = tensor_norm(x[cuts[i] : cuts[i + 1]], compute)
+    return norms
+
+
+def scale_parts(gradient: FloatArray, scales: FloatArray) -> None:
+    """Multiply each of the gradient's equal parts by its scale, in place."""
+    parts = gradient.reshape(scales.size, -1)
+    parts *= scales[:, np.newaxis]
 
 
 def largest(dtype: np.dtype[Any]) -> float:
@@ -136,6 +140,6 @@ def first_unusable(
     return int(np.argmax(unusable)) if unusable.any() else None
 
 
-def _peak(gradient: FloatArray) -> float:
+def peak(gradient: FloatArray) -> float:
     """Return the largest magnitude of an element, NaN if one is."""
     return max(float(gradient.max()), -float(gradient.min()))

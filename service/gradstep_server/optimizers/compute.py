@@ -71,6 +71,13 @@ def clip(gradient: float, scale: float, bound: float) -> float:
     return min(max(gradient * scale, -bound), bound)
 
 
+@compiled
+def add_share(total: FloatArray, gradient: FloatArray, share: float) -> None:
+    """Add a share of a gradient to a sum of them."""
+    for i in range(total.size):
+        total[i] += share * gradient[i]
+
+
 @_reduction
 def _sums_of_squares(x: FloatArray, cuts: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
     for k in range(sums.size):
@@ -137,7 +144,7 @@ class Compute:
 
         Args:
             x: flat.
-            cuts: the first is 0, the last is its size, at most `BLOCK` lie between two.
+            cuts: the first is 0, the last is its size; threads share them out.
         """
         at = np.array(cuts, np.int64)
         sums = np.empty(len(cuts) - 1)

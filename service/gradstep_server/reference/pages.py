@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from gradstep_server.kinds import MAX_COUNT, Kind
-from gradstep_server.optimizers import OPTIMIZERS
+from gradstep_server.optimizers import CLIPS, OPTIMIZERS
 from gradstep_server.reference import parameters
 from gradstep_server.schedulers import NOTHING, SCHEDULERS, Curve, Schedule, window
-from gradstep_server.web.catalogue import MEASURED, KindEntry, optimizer_entry, scheduler_entry
+from gradstep_server.web.catalogue import MEASURED, KindEntry, kind_entry, scheduler_entry
 from gradstep_server.web.curves import caption
 from gradstep_server.web.picture import picture
 
@@ -25,10 +25,8 @@ STEPS = 100
 
 _TORCH = "https://docs.pytorch.org/docs/stable/generated/{}.html"
 _SWA = "https://docs.pytorch.org/docs/stable/optim.html#stochastic-weight-averaging"
-_REFERENCES = {
-    "transformers": "https://huggingface.co/docs/transformers/main_classes/optimizer_schedules#{}",
-    "optax": "https://optax.readthedocs.io/en/latest/api/optimizers.html#{}",
-}
+_OPTAX = "https://optax.readthedocs.io/en/latest/api/{}.html#{}"
+_TRANSFORMERS = "https://huggingface.co/docs/transformers/main_classes/optimizer_schedules#{}"
 
 
 def pages() -> dict[str, bytes]:
@@ -40,7 +38,9 @@ def pages() -> dict[str, bytes]:
         for i, page in enumerate(drawn):
             files[f"schedulers/{_picture_name(name, i)}"] = page
     for name, optimizer in OPTIMIZERS.items():
-        files[f"optimizers/{name}.md"] = _page(optimizer_entry(optimizer), 0).encode()
+        files[f"optimizers/{name}.md"] = _page(kind_entry(optimizer), 0).encode()
+    for name, clip in CLIPS.items():
+        files[f"clips/{name}.md"] = _page(kind_entry(clip), 0).encode()
     return files
 
 
@@ -48,8 +48,9 @@ def _index() -> str:
     return f"""\
 # Reference
 
-Every scheduler and every optimizer, generated from its class by `make docs`. The same is served as
-JSON: `GET /v1/schedulers` and `GET /v1/optimizers`. Whole numbers are at most {MAX_COUNT:,}.
+Every scheduler, optimizer and kind of clipping, generated from its class by `make docs`. The first
+two are served as JSON, too: `GET /v1/schedulers` and `GET /v1/optimizers`. Whole numbers are at
+most {MAX_COUNT:,}.
 
 ## Schedulers
 
@@ -58,6 +59,12 @@ JSON: `GET /v1/schedulers` and `GET /v1/optimizers`. Whole numbers are at most {
 ## Optimizers
 
 {_overview(OPTIMIZERS, "optimizers")}
+
+## Clipping
+
+What the `clip` of a session may be.
+
+{_overview(CLIPS, "clips")}
 """
 
 
@@ -95,10 +102,17 @@ def _source(entry: KindEntry) -> str:
         address = _SWA if "swa_utils" in entry.torch_name else _TORCH.format(entry.torch_name)
         return f"Those of torch's [`{entry.torch_name}`]({address})."
     if entry.reference:
-        library, _, _ = entry.reference.partition(".")
-        address = _REFERENCES[library].format(entry.reference)
+        optax = entry.reference.startswith("optax.")
+        address = _optax(entry) if optax else _TRANSFORMERS.format(entry.reference)
         return f"Those of [`{entry.reference}`]({address})."
     return "Those of the formula: no library has it."
+
+
+def _optax(entry: KindEntry) -> str:
+    """Return where optax describes a kind: clipping is a transformation there."""
+    return _OPTAX.format(
+        "transformations" if entry.type in CLIPS else "optimizers", entry.reference
+    )
 
 
 def _pictures(kind: type[Schedule]) -> Iterator[bytes]:

@@ -190,11 +190,8 @@ class Background:
         candidates = kept[: 1 - _KEPT]
         if isinstance(retain, int):
             limit = head.step - retain
-            candidates = [seq for seq in candidates if await self._step_at(header, seq) <= limit]
+            first = self._timeline.step_after
+            candidates = [seq for seq in candidates if await first(header.key, seq) <= limit]
         if candidates:
             rewound = 0 if rewind is None else rewind.seq
             await self._store.trim(header.key, candidates[-1], rewound=rewound)
-
-    async def _step_at(self, header: Header, seq: int) -> int:
-        entry = await self._store.at(header.key, seq)
-        return 0 if entry is None else entry.step

@@ -8,12 +8,13 @@ from typing import Any
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.optimizers import Compute
 from gradstep_server.schedulers import NOTHING
-from gradstep_server.sessions import lookups, stepping
+from gradstep_server.sessions import accumulation, lookups, stepping
 from gradstep_server.sessions.config import Changes, ConfigPatch, patched, resolve
 from gradstep_server.sessions.digests import canonical, content_digest, index
 from gradstep_server.sessions.entries import CONFIG, EPOCH, INIT, REWIND, STEP, Planned
 from gradstep_server.sessions.errors import (
     EpochsNotUsed,
+    InvalidConfig,
     InvalidTensors,
     ParamsConflict,
     ParamsMissing,
@@ -172,6 +173,12 @@ def altered(state: State, changes: Changes) -> State:
     """
     config = patched(state.config, changes, stepped=state.stepped)
     changed = replace(state, config=config, groups=resolve(config))
+    if state.accumulated and config.accumulate != state.config.accumulate:
+        count = f"{state.accumulated} of {state.config.per_update}"
+        detail = f"cannot change while the gradients of {count} steps are accumulated"
+        raise InvalidConfig(Fault("/accumulate", detail))
+    if "freeze" in changes.model_fields_set and state.tensors:
+        changed.groups.check(state.tensors)
     if "scheduler" in changes.model_fields_set:
         changed.origin, changed.followed = state.position, NOTHING
     if "weight_decay_scheduler" in changes.model_fields_set:
@@ -190,6 +197,7 @@ async def fitting(state: State, file: StateFile) -> Planned:
     filled = replace(
         state,
         step=file.step,
+        updates=file.step if file.updates is None else file.updates,
         epoch=file.epoch,
         origin=file.origin,
         decay_origin=file.decay_origin,
@@ -201,7 +209,8 @@ async def fitting(state: State, file: StateFile) -> Planned:
             raise InvalidTensors(Fault(pointer("__metadata__", name), detail))
     _fits_what_was_measured(filled)
     filled.usable()  # what cannot be answered is not logged
-    matches = len(file.tensors) * sum(len(g.match) for g in state.config.param_groups)
+    patterns = [*(g.match for g in state.config.param_groups), state.config.freeze]
+    matches = len(file.tensors) * sum(map(len, patterns))
     work = total_size(file.tensors) + 10 * matches
     nbytes = await offload(work, _checked_footprint, state, file)
     return Planned(0, file.step, file.record(), nbytes)
@@ -236,5 +245,7 @@ async def digest(kind: str, asked: dict[str, Any], tensors: Tensors) -> bytes:
 
 def _checked_footprint(state: State, file: StateFile) -> int:
     """Return the memory that an empty session takes with `file`, or raise."""
-    state.check(file.tensors, file.counters, file.scalars)
+    tensors, sums = accumulation.parted(file.tensors)
+    state.check(tensors, file.counters, file.scalars)
+    accumulation.check(state, tensors, sums, file.accumulated)
     return state.footprint(param_shapes(index(file.tensors)))

@@ -8,7 +8,7 @@ other hyperparameter and the ones in use can be reported.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -25,8 +25,8 @@ from pydantic import (
 )
 
 from gradstep_server.errors import Fault, pointer
-from gradstep_server.kinds import MAX_COUNT, NonNegative
-from gradstep_server.optimizers import AnyOptimizer, Clip, Optimizer
+from gradstep_server.kinds import MAX_COUNT, NonNegative, PositiveCount
+from gradstep_server.optimizers import AnyClip, AnyOptimizer, Optimizer
 from gradstep_server.schedulers import Scheduler
 from gradstep_server.sessions.errors import InvalidConfig
 from gradstep_server.sessions.tensors import DType
@@ -36,12 +36,14 @@ Name = Annotated[
 ]
 """Text without control characters, which no page or picture could show."""
 
-Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-
-Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
-
 MAX_PATTERNS = 256
 """Every pattern is tried on every tensor, which takes a second at 4,096 tensors."""
+
+Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+Frozen = Annotated[list[Pattern], Field(max_length=MAX_PATTERNS)]
+
+Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 
 
 class _ConfigModel(BaseModel):
@@ -70,7 +72,17 @@ class ParamGroup(_ConfigModel):
 
     def matches(self, name: str) -> bool:
         """Whether a pattern of the group matches the tensor's name."""
-        return any(glob(pattern).fullmatch(name) for pattern in self.match)
+        return _matched(self.match, name)
+
+
+class Accumulate(_ConfigModel):
+    """Gradients of several steps that are added up until an update is made of them."""
+
+    steps: PositiveCount
+    """How many steps make one update; 1 is no accumulation."""
+
+    mode: Literal["mean", "sum"] = "mean"
+    """Whether the update is made of the mean of their gradients, or of the sum."""
 
 
 def _few_patterns(groups: list[ParamGroup]) -> list[ParamGroup]:
@@ -104,8 +116,15 @@ class SessionConfig(_ConfigModel):
     """Groups of tensors with hyperparameters of their own. A tensor belongs to
     the first group that matches it, otherwise to group 0, the optimizer's own."""
 
-    clip: Clip | None = None
-    """Clipping, before everything else in a step."""
+    freeze: Frozen = Field(default_factory=list)
+    """Patterns, as in a group's `match`, of tensors that are not stepped: a gradient of
+    theirs is ignored."""
+
+    accumulate: Accumulate | None = None
+    """How the gradients of several steps make one update; null makes one of every step."""
+
+    clip: AnyClip | None = None
+    """Clipping, before `maximize` and everything else that the optimizer does."""
 
     on_nonfinite: Literal["reject", "skip"] = "reject"
     """What NaN or infinity in a gradient does: `reject` refuses the step, `skip`
@@ -121,6 +140,17 @@ class SessionConfig(_ConfigModel):
 
     dtype: DType = DType.F32
     """The dtype of the parameters as they travel; F16 and BF16 keep float32 masters."""
+
+    @property
+    def per_update(self) -> int:
+        """How many steps make one update."""
+        return 1 if self.accumulate is None else self.accumulate.steps
+
+    @property
+    def share(self) -> float:
+        """What each gradient counts for in the update that it is part of."""
+        mean = self.accumulate is not None and self.accumulate.mode == "mean"
+        return 1 / self.per_update if mean else 1.0
 
 
 class Changes(_ConfigModel):
@@ -141,7 +171,13 @@ class Changes(_ConfigModel):
     weight_decay_scheduler: Scheduler | None = None
     """A new schedule of the weight decay, likewise."""
 
-    clip: Clip | None = None
+    freeze: Frozen = Field(default_factory=list)
+    """New patterns instead of the old ones; none steps every tensor again."""
+
+    accumulate: Accumulate | None = None
+    """New accumulation, where nothing is accumulated; null ends it."""
+
+    clip: AnyClip | None = None
     """New clipping; null ends it."""
 
     on_nonfinite: Literal["reject", "skip"] = "reject"
@@ -185,10 +221,33 @@ class Groups:
     members: Sequence[ParamGroup]
     """The groups behind group 0, as they were asked for."""
 
+    freeze: Sequence[str] = ()
+    """Patterns of tensors that are not stepped."""
+
     def index(self, name: str) -> int:
         """Return the group of a tensor: the first that matches, otherwise 0."""
         numbered = enumerate(self.members, start=1)
         return next((i for i, group in numbered if group.matches(name)), 0)
+
+    def check(self, names: Collection[str]) -> None:
+        """Raise unless every pattern matches a tensor.
+
+        Raises:
+            InvalidConfig: one matches none.
+        """
+        patterns = [
+            (pointer("param_groups", i, "match", j), text)
+            for i, group in enumerate(self.members)
+            for j, text in enumerate(group.match)
+        ]
+        patterns += [(pointer("freeze", i), text) for i, text in enumerate(self.freeze)]
+        faults = [
+            Fault(at, f"{text!r} matches no tensor")
+            for at, text in patterns
+            if not any(glob(text).fullmatch(name) for name in names)
+        ]
+        if faults:
+            raise InvalidConfig(*faults)
 
     def assign(self, names: Iterable[str]) -> dict[str, int]:
         """Return each tensor's group.
@@ -197,15 +256,12 @@ class Groups:
             InvalidConfig: a pattern matches no tensor.
         """
         names = list(names)
-        faults = [
-            Fault(pointer("param_groups", i, "match", j), f"{text!r} matches no tensor")
-            for i, group in enumerate(self.members)
-            for j, text in enumerate(group.match)
-            if not any(glob(text).fullmatch(name) for name in names)
-        ]
-        if faults:
-            raise InvalidConfig(*faults)
+        self.check(names)
         return {name: self.index(name) for name in names}
+
+    def frozen(self, names: Iterable[str]) -> frozenset[str]:
+        """Return the tensors that are not stepped."""
+        return frozenset(name for name in names if _matched(self.freeze, name))
 
 
 @lru_cache(maxsize=4096)
@@ -219,6 +275,11 @@ def glob(pattern: str) -> re.Pattern[str]:
     # again: with backtracking eight stars and 60 letters took half a minute.
     within = "".join(f"(?>.*?{part})" for part in middle)
     return re.compile(f"{first}{within}.*{last}", re.DOTALL)
+
+
+def _matched(patterns: Sequence[str], name: str) -> bool:
+    """Whether one of the patterns matches the tensor's name."""
+    return any(glob(pattern).fullmatch(name) for pattern in patterns)
 
 
 def resolve(config: SessionConfig) -> Groups:
@@ -244,7 +305,7 @@ def resolve(config: SessionConfig) -> Groups:
             at = pointer("param_groups", i, min(overrides))
             raise InvalidConfig(Fault(at, "belongs into optimizer, which the group has of its own"))
         optimizers.append(group.optimizer)
-    return Groups(optimizers, config.param_groups)
+    return Groups(optimizers, config.param_groups, config.freeze)
 
 
 def _unusable_schedules(config: SessionConfig) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ they were one tensor: a hundred small ones cost one call.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import addressof, c_char
 from typing import NamedTuple, cast
 
@@ -15,7 +15,9 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from gradstep_server.optimizers import BLOCK, FloatArray, Optimizer
-from gradstep_server.sessions.state import State, TensorState
+from gradstep_server.optimizers.clipping import scale_parts
+from gradstep_server.sessions.state import State
+from gradstep_server.sessions.tensor_state import TensorState
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
 _SMALL = 16_384
@@ -42,6 +44,26 @@ class Run(NamedTuple):
         """Where the elements to be stepped lie in the session's flat arrays."""
         start = self.tensors[0].start
         return slice(start, start + self.size)
+
+    def parts(self) -> Iterator[tuple[TensorState, FloatArray]]:
+        """Yield each tensor with its gradient."""
+        first = self.tensors[0].start
+        for tensor in self.tensors:
+            yield tensor, self.values[tensor.start - first : tensor.stop - first]
+
+    def scaled(self, scales: Mapping[str, FloatArray]) -> Run:
+        """Return the run with the gradients of some tensors scaled, part by part.
+
+        Args:
+            scales: by tensor, one for each of its parts.
+        """
+        if not scales or not any(tensor.name in scales for tensor in self.tensors):
+            return self
+        run = self._replace(values=self.values.copy())
+        for tensor, gradient in run.parts():
+            if tensor.name in scales:
+                scale_parts(gradient, scales[tensor.name])
+        return run
 
     def cuts(self) -> list[int]:
         """Return where each block of each tensor begins in `values`, and the end.

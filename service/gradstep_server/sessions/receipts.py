@@ -35,13 +35,18 @@ class Receipt(_Answer):
     """Whether the step had been taken before this request."""
 
     applied: bool
-    """Whether the gradients were used; false for a skipped non-finite step."""
+    """Whether the parameters were stepped; false for a skipped non-finite step, and for one
+    whose gradients are accumulated only."""
+
+    accumulated: int | None
+    """How many steps of the update were added up after this one, all of them where the update
+    was made; null where every step is an update."""
 
     durable_step: int
     """The last step that is known to be synced."""
 
     lr: list[float]
-    """The learning rate of each group in this step."""
+    """The learning rate of each group in this step, or in the update that it is part of."""
 
     next_lr: list[float]
     """The learning rate of each group in the next step."""
@@ -53,13 +58,17 @@ class Receipt(_Answer):
     """The weight decay of each group; null where no schedule moves it."""
 
     grad_norm: float | None
-    """The global L2 norm before clipping; null if it is not finite."""
+    """The global L2 norm before clipping, of what was accumulated where an update was made of
+    that; null if it is not finite."""
 
     loss: float | None
     """The loss that the client reported."""
 
     clipped: bool
     """Whether clipping changed a gradient."""
+
+    frozen: int
+    """How many of the gradients were ignored because `freeze` names their tensors."""
 
     generation: int
     """How often the session was rewound, or may have lost relaxed steps, plus one."""
@@ -125,6 +134,9 @@ class View:
     """The first step that the session can be rewound to."""
 
     epoch: int
+    accumulated: int
+    """How many steps were added up since the last update."""
+
     config: SessionConfig
     groups: list[tuple[list[str], Optimizer]]
     """Each group's tensors and its resolved optimizer, group 0 first."""
@@ -179,6 +191,7 @@ def receipt(state: State, entry: Entry, durable_step: int, *, replayed: bool) ->
         position=state.step,
         replayed=replayed,
         applied=record.applied,
+        accumulated=record.accumulated,
         durable_step=durable_step,
         lr=record.lr,
         next_lr=record.next_lr,
@@ -187,6 +200,7 @@ def receipt(state: State, entry: Entry, durable_step: int, *, replayed: bool) ->
         grad_norm=record.grad_norm,
         loss=record.asked.loss,
         clipped=record.clipped,
+        frozen=record.frozen,
         generation=state.generation,
     )
 
@@ -226,6 +240,7 @@ def view(
         seq=state.seq,
         step=state.step,
         epoch=state.epoch,
+        accumulated=state.accumulated,
         config=state.config,
         groups=list(zip(members, state.groups.optimizers, strict=True)),
         lr=state.rates(state.clock()),

@@ -21,8 +21,9 @@ from gradstep_server.schedulers import Followed
 from gradstep_server.sessions.config import SessionConfig
 from gradstep_server.sessions.digests import Index, canonical, snapshot_seal, unpack
 from gradstep_server.sessions.errors import SessionCorrupt
-from gradstep_server.sessions.state import PARAMS, State, TensorState
+from gradstep_server.sessions.state import GRAD_SUM, PARAMS, State
 from gradstep_server.sessions.store import Snapshot
+from gradstep_server.sessions.tensor_state import TensorState
 
 PIECE = 1 << 20
 """The most elements of a tensor that a step waits for, together with their slots; of a
@@ -71,6 +72,7 @@ class Capture:
     seq: int = 0
     counters: dict[str, int] = field(default_factory=dict)
     scalars: dict[str, Scalars] = field(default_factory=dict)
+    summed: dict[str, bool] = field(default_factory=dict)
     pieces: list[tuple[str, int, int, int]] = field(default_factory=list)
     size: int = 0
     digest: blake3 = field(default_factory=blake3)
@@ -96,6 +98,7 @@ class Capture:
             self.counters.setdefault(name, tensor.steps)
             self.scalars.setdefault(name, tensor.scalars)
             self.pieces.append((name, start, stop, state.seq))
+            self.summed.setdefault(name, tensor.summed)
             parts += [memoryview(part.tobytes()) for part in _parts(tensor, start, stop)]
         return parts
 
@@ -111,6 +114,7 @@ class Capture:
             "seal": self.seal.hex(),
             "counters": self.counters,
             "scalars": {name: dict(kept) for name, kept in self.scalars.items() if kept},
+            "summed": [name for name, summed in self.summed.items() if summed],
             "shapes": {name: list(tensor.shape) for name, tensor in state.tensors.items()},
             "slots": self.slots,
             "pieces": self.pieces,
@@ -148,6 +152,8 @@ def empty_state(snapshot: Snapshot, facts: dict[str, Any]) -> State:
     state.seq, state.step, state.epoch = snapshot.base, facts["step"], facts["epoch"]
     state.generation, state.origin = facts["generation"], facts["origin"]
     state.decay_origin = facts.get("decay_origin", 0)
+    state.updates = facts.get("updates", state.step)
+    state.accumulated = facts.get("accumulated", 0)
     state.followed = Followed(**facts.get("followed", {}))
     return state
 
@@ -168,8 +174,12 @@ def fill_in(state: State, facts: dict[str, Any], body: memoryview) -> None:
     for name, tensor in state.tensors.items():
         tensor.steps = facts["counters"][name]
         tensor.scalars = facts.get("scalars", {}).get(name, {})
+        tensor.summed = name in facts.get("summed", ())
         for slot in facts["slots"][name][1:]:
-            state.add_slot(tensor, slot)
+            if slot == GRAD_SUM:
+                state.add_sum(tensor)
+            else:
+                state.add_slot(tensor, slot)
     storage = state.master.storage
     begin = 0
     for name, start, stop, seq in facts["pieces"]:
@@ -195,10 +205,13 @@ def _parts(tensor: TensorState, start: int, stop: int) -> list[FloatArray]:
     All elements of a tensor are all of its slots, whatever their sizes.
     """
     arrays = [tensor.values, *tensor.slots.values()]
+    if tensor.grad_sum is not None:
+        arrays.append(tensor.grad_sum)
     if stop - start == tensor.size:
         return arrays
     return [array[start:stop] for array in arrays]
 
 
 def _slots(tensor: TensorState) -> list[str]:
-    return [PARAMS, *tensor.slots]
+    """Return what the arrays of `_parts` are called."""
+    return [PARAMS, *tensor.slots, *([] if tensor.grad_sum is None else [GRAD_SUM])]

@@ -18,59 +18,20 @@ from gradstep_server.optimizers import Compute, FloatArray, Optimizer, Scalars, 
 from gradstep_server.schedulers import NOTHING, Followed, RateError
 from gradstep_server.sessions.config import Groups, SessionConfig, resolve
 from gradstep_server.sessions.errors import InvalidConfig, InvalidTensors
+from gradstep_server.sessions.tensor_state import TensorState
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements, narrow_into
 
 PARAMS = "params"
 """What a parameter's master is called among the tensors of a state: `params/<name>`."""
+
+GRAD_SUM = "grad_sum"
+"""What the sum of a parameter's gradients is called, while they are accumulated."""
 
 MAX_NAME = 512
 """The longest name of a tensor, in characters."""
 
 NO_SCALARS: Mapping[str, Scalars] = MappingProxyType({})
 """The scalars of tensors whose optimizers keep none."""
-
-
-@dataclass(slots=True)
-class TensorState:
-    """One parameter: its master values, and what its optimizer keeps for it."""
-
-    group: int
-    shape: tuple[int, ...]
-    start: int
-    """Where it begins in the state's flat arrays."""
-
-    size: int
-    """The number of elements."""
-
-    values: FloatArray
-    """Flat masters, a view of the state's."""
-
-    steps: int = 0
-    """How often it was stepped; a step without its gradient does not count."""
-
-    slots: dict[str, FloatArray] = field(default_factory=dict)
-    """Views like `values`, by torch's names; made by the first step. Arrays of their own
-    where the optimizer takes whole tensors, whose slots may have other sizes."""
-
-    scalars: Scalars = field(default_factory=dict)
-    """What the optimizer keeps beside them; made by the first step, never changed in place."""
-
-    ahead: list[tuple[int, int]] = field(default_factory=list)
-    """Where elements come from a snapshot, the end of each run of them and the
-    entry that the run includes; both rise."""
-
-    @property
-    def stop(self) -> int:
-        """Where it ends in the state's flat arrays."""
-        return self.start + self.size
-
-    def behind(self, seq: int) -> int | None:
-        """Return how many leading elements do not include entry `seq` yet; None if all do."""
-        if self.ahead and self.ahead[-1][1] < seq:
-            self.ahead.clear()
-        if not self.ahead:
-            return self.values.size
-        return max((stop for stop, included in self.ahead if included < seq), default=None)
 
 
 @dataclass(slots=True)
@@ -81,6 +42,12 @@ class State:
     groups: Groups
     seq: int = 0
     step: int = 0
+    updates: int = 0
+    """How many of the steps were updates, and so moved the schedules on."""
+
+    accumulated: int = 0
+    """How many steps were added up since the last update."""
+
     epoch: int = 0
     generation: int = 1
     origin: int = 0
@@ -97,6 +64,9 @@ class State:
     """The seal of entry `seq`, by which a writer proves that it knows the log."""
 
     tensors: dict[str, TensorState] = field(default_factory=dict)
+
+    frozen: frozenset[str] = frozenset()
+    """The tensors that are not stepped."""
 
     flat: dict[str, FloatArray] = field(default_factory=dict)
     """The masters of all tensors in one array, by `PARAMS`, and each slot likewise."""
@@ -123,10 +93,13 @@ class State:
 
     def footprint(self, shapes: Mapping[str, Shape]) -> int:
         """Return the bytes of masters and slots of parameters of these shapes."""
+        own = 1 + (self.config.per_update > 1)
         count = 0
         for name, shape in shapes.items():
             optimizer = self.groups.optimizers[self.groups.index(name)]
-            count += elements(shape) + sum(map(elements, self._slots(optimizer, shape).values()))
+            count += own * elements(shape) + sum(
+                map(elements, self._slots(optimizer, shape).values())
+            )
         return count * self.master.storage.itemsize
 
     def _slots(self, optimizer: Optimizer, shape: Shape) -> Mapping[str, Shape]:
@@ -151,7 +124,7 @@ class State:
     @property
     def position(self) -> int:
         """How often what moves the schedules on has happened."""
-        return self.epoch if self.config.schedule_on == "epoch" else self.step
+        return self.epoch if self.config.schedule_on == "epoch" else self.updates
 
     def rates(self, t: int) -> list[float]:
         """Return each group's learning rate at the schedule's step t.
@@ -245,6 +218,9 @@ class State:
             shapes = _with_late(self.optimizer(tensor), tensor.shape)
             for slot, values in tensor.slots.items():
                 tensors[f"{slot}/{name}"] = Tensor.of(values, shapes[slot], self.master)
+            if tensor.summed:
+                total = Tensor.of(self.add_sum(tensor), tensor.shape, self.master)
+                tensors[f"{GRAD_SUM}/{name}"] = total
         counters = {name: tensor.steps for name, tensor in self.tensors.items()}
         return {**self.facts(), "counters": counters, "scalars": self.scalars}, tensors
 
@@ -258,6 +234,8 @@ class State:
         return {
             "config": self.config.model_dump(mode="json"),
             "step": self.step,
+            "updates": self.updates,
+            "accumulated": self.accumulated,
             "epoch": self.epoch,
             "generation": self.generation,
             "origin": self.origin,
@@ -324,7 +302,8 @@ class State:
             shape, start = tuple(shapes[name]), starts[name]
             size = elements(shape)
             values = masters[start : start + size]
-            self.tensors[name] = TensorState(groups[name], shape, start, size, values)
+            self.tensors[name] = TensorState(name, groups[name], shape, start, size, values)
+        self.frozen = self.groups.frozen(shapes)
 
     def add_slot(self, tensor: TensorState, slot: str) -> FloatArray:
         """Return a slot of a tensor, of zeros if it is new."""
@@ -337,6 +316,14 @@ class State:
         if slot not in self.flat:
             self.flat[slot] = np.zeros(self.flat[PARAMS].size, self.master.storage)
         return tensor.slots.setdefault(slot, self.flat[slot][tensor.start : tensor.stop])
+
+    def add_sum(self, tensor: TensorState) -> FloatArray:
+        """Return the sum of a tensor's gradients, of zeros if it is new."""
+        if tensor.grad_sum is None:
+            if GRAD_SUM not in self.flat:
+                self.flat[GRAD_SUM] = np.zeros(self.flat[PARAMS].size, self.master.storage)
+            tensor.grad_sum = self.flat[GRAD_SUM][tensor.start : tensor.stop]
+        return tensor.grad_sum
 
 
 def _with_late(optimizer: Optimizer, shape: Shape) -> dict[str, Shape]:

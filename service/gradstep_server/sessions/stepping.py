@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
-from typing import Annotated, Self
+from typing import Annotated, NamedTuple, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Tag
@@ -23,27 +22,21 @@ from gradstep_server.optimizers import (
     Clipping,
     Compute,
     Due,
+    FloatArray,
     Optimizer,
     Pass,
     Scalar,
-    added,
     in_dtype,
     matrices,
 )
-from gradstep_server.optimizers.clipping import (
-    clipping,
-    first_unusable,
-    largest,
-    largest_usable,
-    tensor_norm,
-)
+from gradstep_server.optimizers.clipping import largest
+from gradstep_server.sessions import accumulation
 from gradstep_server.sessions.digests import Index, index
 from gradstep_server.sessions.errors import InvalidTensors, NonFiniteGradient, ParamsMissing
 from gradstep_server.sessions.gradients import Gradients, Key, Run, runs_of
 from gradstep_server.sessions.state import PARAMS, State
-from gradstep_server.sessions.tensors import Tensor, Tensors
-
-_UNCLIPPED = Clipping(1.0, math.inf, clipped=False)
+from gradstep_server.sessions.survey import UNCLIPPED, norm_of, survey
+from gradstep_server.sessions.tensors import DType, Tensors
 
 
 class Coefficients(BaseModel):
@@ -97,10 +90,15 @@ class Asked(BaseModel):
 class StepRecord(BaseModel):
     """A step as the log keeps it, beside the gradients themselves."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True, ser_json_bytes="base64", val_json_bytes="base64", hide_input_in_errors=True
+    )
 
     asked: Asked
     tensors: Index
+    frozen: int = 0
+    """How many of these tensors were frozen, so that their gradients were ignored."""
+
     lr: list[float]
     next_lr: list[float]
     momentum: float | None = None
@@ -110,10 +108,19 @@ class StepRecord(BaseModel):
     """What the schedule set for each group; None where there is none."""
 
     applied: bool
+    moves: bool = True
+    """Whether it is an update, so that the schedules move on."""
+
+    accumulated: int | None = None
+    """How many steps of the update are added up after this one; None without accumulation."""
+
     grad_norm: float | None
     clipped: bool
     scale: float
     bound: float | None
+    scales: dict[str, bytes] = {}
+    """`Clipping.scales`, little-endian in the masters' dtype."""
+
     coefficients: list[Coefficients]
 
     @classmethod
@@ -121,6 +128,14 @@ class StepRecord(BaseModel):
     def of(cls, record: bytes) -> Self:
         """Return the step of an entry; the same one for what was asked just now."""
         return cls.model_validate_json(record)
+
+    def clipping(self, master: DType) -> Clipping:
+        """Return what clipping does to the gradients."""
+        bound = math.inf if self.bound is None else self.bound
+        scales: dict[str, FloatArray] = {
+            name: np.frombuffer(values, master.storage) for name, values in self.scales.items()
+        }
+        return Clipping(self.scale, bound, clipped=self.clipped, scales=scales)
 
 
 def check(state: State, tensors: Tensors) -> None:
@@ -161,28 +176,31 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     """
     momentum, decays = state.momentum(), state.weight_decays()
     optimizers = moved(state, momentum, decays)
-    runs = runs_of(state, tensors, optimizers, state.seq + 1)
-    if isinstance(tensors, Gradients):
-        tensors.keep(state, state.seq + 1, runs)
-    norm, action, fault = survey(state, tensors, runs, compute)
-    if fault and state.config.on_nonfinite == "reject":
-        raise NonFiniteGradient(fault)
+    seen = _look(state, tensors, optimizers, compute)
+    if seen.fault and state.config.on_nonfinite == "reject":
+        raise NonFiniteGradient(seen.fault)
     rates = asked.rates(len(optimizers)) or state.rates(state.clock())
-    ahead = int(state.config.schedule_on == "step")
+    ahead = int(seen.moves and state.config.schedule_on == "step")
     state.weight_decays(ahead)  # what the next step cannot have, this one must not lead to
-    coefficients = {} if fault else coefficients_of(state, runs, optimizers, rates, asked)
+    applied = seen.moves and not seen.fault
+    coefficients = coefficients_of(state, seen.runs, optimizers, rates, asked) if applied else {}
+    norm, action = seen.norm, seen.clipping
     return StepRecord(
         asked=asked,
         tensors=index(tensors),
+        frozen=seen.frozen,
         lr=rates,
         next_lr=state.rates(state.clock() + ahead),
         momentum=momentum,
         weight_decay=decays,
-        applied=fault is None,
+        applied=applied,
+        moves=seen.moves,
+        accumulated=seen.accumulated,
         grad_norm=norm if math.isfinite(norm) else None,
         clipped=action.clipped,
         scale=action.scale,
         bound=action.bound if math.isfinite(action.bound) else None,
+        scales={name: values.tobytes() for name, values in action.scales.items()},
         coefficients=[
             Coefficients(
                 group=group,
@@ -197,20 +215,97 @@ def plan(state: State, tensors: Tensors, asked: Asked, compute: Compute) -> Step
     )
 
 
+class _Seen(NamedTuple):
+    """What a step will do, as far as its gradients decide that."""
+
+    runs: list[Run]
+    """What is stepped, or added up."""
+
+    norm: float
+    clipping: Clipping
+    fault: Fault | None
+    moves: bool
+    accumulated: int | None
+    frozen: int
+
+
+def _look(
+    state: State, tensors: Tensors, optimizers: Sequence[Optimizer], compute: Compute
+) -> _Seen:
+    """Return what a step will do."""
+    seq, count, norm = state.seq + 1, state.config.per_update, 0.0
+    used = unfrozen(state, tensors)
+    frozen = len(tensors) - len(used)
+    accumulated = None
+    if count > 1:
+        runs = runs_of(state, used, optimizers, seq)
+        norm = norm_of(runs, compute)
+        fault = accumulation.unaddable(state, used, norm)
+        accumulated = state.accumulated + (fault is None)
+        if accumulated < count:
+            _keep(tensors, state, runs)
+            return _Seen(
+                runs, norm, UNCLIPPED, fault, moves=False, accumulated=accumulated, frozen=frozen
+            )
+        used = accumulation.totals(state, used, compute)
+    runs = runs_of(state, used, optimizers, seq)
+    _keep(tensors, state, runs)
+    norm, action, fault = survey(state, used, runs, compute)
+    if fault and count > 1:
+        accumulated = 0
+    return _Seen(runs, norm, action, fault, moves=True, accumulated=accumulated, frozen=frozen)
+
+
+def _keep(tensors: Tensors, state: State, runs: list[Run]) -> None:
+    """Keep the runs of the next entry with the gradients that they were made of."""
+    if isinstance(tensors, Gradients):
+        tensors.keep(state, state.seq + 1, runs)
+
+
 def apply(
     state: State, record: StepRecord, tensors: Tensors, compute: Compute, *, seq: int
 ) -> None:
-    """Do what the record of entry `seq` says to the tensors that have a gradient, in place."""
-    optimizers = moved(state, record.momentum, record.weight_decay)
-    runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
-    if runs is None:
-        runs = runs_of(state, tensors, optimizers, seq)
+    """Do what the record of entry `seq` says, in place."""
+    adds = not record.moves and record.accumulated != state.accumulated
+    if record.applied or adds:
+        optimizers = moved(state, record.momentum, record.weight_decay)
+        runs = tensors.taken(state, seq) if isinstance(tensors, Gradients) else None
+        if runs is None:
+            used = unfrozen(state, tensors)
+            if record.applied and record.accumulated:
+                used = accumulation.totals(state, used, compute)
+            runs = runs_of(state, used, optimizers, seq)
+        if adds:
+            accumulation.add(state, runs, compute)
+        else:
+            _update(state, record, runs, optimizers, compute)
+    if record.moves:
+        state.updates += 1
+        if record.accumulated is not None:
+            accumulation.clear(state, seq)
+    state.accumulated = 0 if record.moves else record.accumulated or 0
+
+
+def _update(
+    state: State,
+    record: StepRecord,
+    runs: Sequence[Run],
+    optimizers: Sequence[Optimizer],
+    compute: Compute,
+) -> None:
+    """Step tensors in place with the recorded numbers."""
     coefficients = {
         (c.group, c.steps, c.fresh, tuple(c.scalars.items())): Due(tuple(c.values), c.after)
         for c in record.coefficients
     }
-    bound = math.inf if record.bound is None else record.bound
-    step_runs(state, runs, optimizers, coefficients, (record.scale, bound), compute)
+    step_runs(state, runs, optimizers, coefficients, record.clipping(state.master), compute)
+
+
+def unfrozen(state: State, tensors: Tensors) -> Tensors:
+    """Return the gradients of the tensors that are stepped."""
+    if state.frozen.isdisjoint(tensors):
+        return tensors
+    return {name: tensor for name, tensor in tensors.items() if name not in state.frozen}
 
 
 def moved(state: State, momentum: float | None, decays: Sequence[float] | None) -> list[Optimizer]:
@@ -228,7 +323,7 @@ def step_runs(
     runs: Sequence[Run],
     optimizers: Sequence[Optimizer],
     coefficients: Mapping[Key, Due],
-    clipped: tuple[float, float],
+    clipped: Clipping,
     compute: Compute,
 ) -> None:
     """Step tensors in place.
@@ -238,10 +333,9 @@ def step_runs(
         runs: the tensors with their gradients.
         optimizers: each group's.
         coefficients: of the optimizers' rules, and scalars, by the runs' keys.
-        clipped: what scales the gradients, and what then bounds them.
+        clipped: what clipping does to the gradients.
         compute: runs the loops.
     """
-    scale, bound = clipped
     storage = state.master.storage
     scalars: dict[Key, list[Scalar]] = {}
     passes = []
@@ -249,14 +343,14 @@ def step_runs(
         key = group, _, fresh, _ = run.key
         optimizer, due = optimizers[group], coefficients[key]
         if key not in scalars:
-            signed = -scale if optimizer.maximize else scale
-            scalars[key] = in_dtype((signed, bound, *due.coefficients), storage)
+            signed = -clipped.scale if optimizer.maximize else clipped.scale
+            scalars[key] = in_dtype((signed, clipped.bound, *due.coefficients), storage)
         for tensor in run.tensors:
             tensor.steps += 1
             tensor.scalars = due.scalars
             for slot in optimizer.slots_of(tensor.shape) if fresh else ():
                 state.add_slot(tensor, slot)
-        passes.append(_pass(state, run, optimizer, scalars[key]))
+        passes.append(_pass(state, run.scaled(clipped.scales), optimizer, scalars[key]))
     compute.run(passes)
 
 
@@ -272,28 +366,6 @@ def _pass(state: State, run: Run, optimizer: Optimizer, scalars: Sequence[Scalar
     for slot, own_shape in optimizer.slots_of(shape).items():
         arrays.append(matrices(tensor.slots[slot], own_shape))
     return Pass(optimizer.rule_of(shape), arrays, scalars, whole=True)
-
-
-def survey(
-    state: State, tensors: Tensors, runs: Sequence[Run], compute: Compute
-) -> tuple[float, Clipping, Fault | None]:
-    """Return the global norm of the gradients, their clipping, and why they are unusable."""
-    norm = _norm(runs, compute)
-    action = None
-    if math.isfinite(norm):
-        action = clipping(state.config.clip, norm, [run.values for run in runs])
-    fault = _fault(state, tensors, norm, action, compute)
-    return norm, action if action and not fault else _UNCLIPPED, fault
-
-
-def _norm(runs: Sequence[Run], compute: Compute) -> float:
-    """Return the global norm, NaN or infinite if an element is."""
-    sums = [compute.sums_of_squares(run.values, run.cuts()) for run in runs]
-    total = added(chain.from_iterable(sums))
-    if math.isfinite(total):
-        return math.sqrt(total)
-    # Not finite, or float64 of which only the squares are not.
-    return math.hypot(*(tensor_norm(run.values, compute) for run in runs))
 
 
 def coefficients_of(
@@ -324,38 +396,3 @@ def coefficients_of(
             raise InvalidRequest(Fault(at, detail))
         found[run.key] = due
     return found
-
-
-def _fault(
-    state: State, tensors: Tensors, norm: float, action: Clipping | None, compute: Compute
-) -> Fault | None:
-    """Return why gradients with this global norm cannot be used, if they cannot."""
-    squared = any(optimizer.squares_gradient for optimizer in state.groups.optimizers)
-    if math.isfinite(norm) and norm <= largest_usable(
-        state.master.storage, action, squared=squared
-    ):
-        return None
-    for name, gradient in tensors.items():
-        fault = _unusable(state, name, gradient, action, compute)
-        if fault is not None:
-            return fault
-    if math.isfinite(norm):
-        return None
-    return Fault("/grads", "the norm of the gradients exceeds the largest float64")
-
-
-def _unusable(
-    state: State, name: str, gradient: Tensor, action: Clipping | None, compute: Compute
-) -> Fault | None:
-    """Return the first element of a gradient that cannot be used, if there is one."""
-    tensor = state.tensors[name]
-    values = gradient.widened(state.master)
-    squared = state.optimizer(tensor).squares_gradient
-    at = first_unusable(values, tensor_norm(values, compute), action, squared=squared)
-    if at is None:
-        return None
-    where = [int(i) for i in np.unravel_index(at, tensor.shape)] if tensor.shape else []
-    value = float(values[at])
-    why = "overflows when squared" if math.isfinite(value) else "is not finite"
-    detail = f"element {where} is {value}, which {why}; nothing was stepped"
-    return Fault(pointer("grads", name, *where), detail)

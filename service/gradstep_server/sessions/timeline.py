@@ -142,7 +142,7 @@ class Timeline:
         head = await self._store.head(header.key)
         oldest = await self.oldest(header.key, head)
         if entry is None or entry.seq < oldest or entry.step != step:
-            first = await self._step_after(header.key, oldest)
+            first = await self.step_after(header.key, oldest)
             detail = f"step {step} is not kept any more; the oldest that is kept is {first}"
             raise StepGone(detail, oldest_step=first)
         return entry
@@ -150,7 +150,7 @@ class Timeline:
     async def oldest_step(self, header: Header) -> int:
         """Return the first step that the session can be rewound to."""
         head = await self._store.head(header.key)
-        return await self._step_after(header.key, await self.oldest(header.key, head))
+        return await self.step_after(header.key, await self.oldest(header.key, head))
 
     async def snapshots(self, key: str, head: Head) -> list[int]:
         """Return the snapshots on the way to the log's end, oldest first."""
@@ -169,7 +169,7 @@ class Timeline:
             return 0 if initial is None else initial.seq
         return min(await self.snapshots(key, head), default=head.seq)
 
-    async def _step_after(self, key: str, seq: int) -> int:
+    async def step_after(self, key: str, seq: int) -> int:
         """Return the first step whose entry is `seq` or lies behind it."""
         entry = await lookups.at(self._store, key, seq)
         if entry is None:

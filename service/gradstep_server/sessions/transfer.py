@@ -13,6 +13,7 @@ from gradstep_server.errors import Fault
 from gradstep_server.kinds import MAX_COUNT, Count, NonNegative
 from gradstep_server.optimizers import Scalars
 from gradstep_server.schedulers import NOTHING, Followed
+from gradstep_server.sessions import accumulation
 from gradstep_server.sessions.config import faults_of
 from gradstep_server.sessions.digests import canonical, index
 from gradstep_server.sessions.errors import InvalidTensors
@@ -35,6 +36,12 @@ class StateFile:
     origin: int = 0
     decay_origin: int = 0
     followed: Followed = NOTHING
+    updates: int | None = None
+    """How many of the steps were updates; all of them where it is left out."""
+
+    accumulated: int = 0
+    """How many steps the sums of gradients are of."""
+
     counters: dict[str, int] = field(default_factory=dict)
     """How often each tensor was stepped; 0 where it is left out."""
 
@@ -57,6 +64,8 @@ class StateFile:
             state.origin,
             state.decay_origin,
             state.followed,
+            state.updates,
+            state.accumulated,
             facts["counters"],
             facts["scalars"],
         )
@@ -82,6 +91,10 @@ def _seldom(place: StateFile | State) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if place.decay_origin:
         facts["decay_origin"] = place.decay_origin
+    if place.updates not in {None, place.step}:
+        facts["updates"] = place.updates
+    if place.accumulated:
+        facts["accumulated"] = place.accumulated
     if place.followed != NOTHING:
         facts["followed"] = asdict(place.followed)
     if place.scalars:
@@ -92,7 +105,11 @@ def _seldom(place: StateFile | State) -> dict[str, Any]:
 def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
     """Give an empty session what a `StateFile.record` and its tensors say."""
     asked = facts["asked"]
-    state.fill(tensors, asked["counters"], asked.get("scalars", {}))
+    others, sums = accumulation.parted(tensors)
+    state.fill(others, asked["counters"], asked.get("scalars", {}))
+    accumulation.fill(state, sums)
+    state.updates = asked.get("updates", asked["step"])
+    state.accumulated = asked.get("accumulated", 0)
     state.epoch, state.origin = asked["epoch"], asked["origin"]
     state.decay_origin = asked.get("decay_origin", 0)
     state.followed = Followed(**asked.get("followed", {}))
@@ -135,6 +152,8 @@ class _Metadata(BaseModel):
     origin: Json[_Position]
     counters: Json[dict[str, _Position]]
     decay_origin: Json[_Position] = 0
+    updates: Json[_Position] | None = None
+    accumulated: Json[_Position] = 0
     followed: Json[Followed] = NOTHING
     scalars: Json[dict[str, dict[str, NonNegative]]] = {}
 
@@ -158,6 +177,8 @@ def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
         raise InvalidTensors(Fault("/__metadata__/origin", "lies behind the file's position"))
     if facts.decay_origin > max(facts.step, facts.epoch):
         raise InvalidTensors(Fault("/__metadata__/decay_origin", "lies behind the file's position"))
+    if facts.updates is not None and facts.updates + facts.accumulated > facts.step:
+        raise InvalidTensors(Fault("/__metadata__/updates", "are more than the file's steps"))
     return StateFile(
         tensors,
         facts.step,
@@ -165,6 +186,8 @@ def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:
         facts.origin,
         facts.decay_origin,
         facts.followed,
+        facts.updates,
+        facts.accumulated,
         facts.counters,
         facts.scalars,
     )

@@ -10,7 +10,7 @@ import orjson
 
 from gradstep_server.optimizers import Compute
 from gradstep_server.schedulers import Followed
-from gradstep_server.sessions import stepping
+from gradstep_server.sessions import accumulation, stepping
 from gradstep_server.sessions.config import SessionConfig, resolve
 from gradstep_server.sessions.digests import content_digest, seal, unpack
 from gradstep_server.sessions.entries import CONFIG, EPOCH, INIT, RECOVERY, REWIND, STEP
@@ -42,8 +42,7 @@ def _init(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> Non
 
 def _step(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:
     record = stepping.StepRecord.of(entry.record)
-    if record.applied:
-        stepping.apply(state, record, tensors, compute, seq=entry.seq)
+    stepping.apply(state, record, tensors, compute, seq=entry.seq)
 
 
 def _epoch(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> None:  # noqa: ARG001 - all transitions look alike
@@ -55,6 +54,9 @@ def _config(state: State, entry: Entry, tensors: Tensors, compute: Compute) -> N
     facts = orjson.loads(entry.record)
     state.config = SessionConfig.model_validate(facts["config"])
     state.groups = resolve(state.config)
+    state.frozen = state.groups.frozen(state.tensors)
+    if state.config.per_update == 1:
+        accumulation.end(state)
     state.origin = facts["origin"]
     state.decay_origin = facts.get("decay_origin", 0)
     state.followed = Followed(**facts.get("followed", {}))

@@ -77,8 +77,8 @@ def scheduler_entry(kind: type[Schedule]) -> SchedulerEntry:
 
 
 @cache
-def optimizer_entry(kind: type[Kind]) -> KindEntry:
-    """Describe an optimizer."""
+def kind_entry(kind: type[Kind]) -> KindEntry:
+    """Describe an optimizer, or a kind of clipping."""
     return KindEntry(**_facts(kind))
 
 
@@ -134,7 +134,7 @@ def _example(answer: BaseModel) -> dict[int | str, dict[str, Any]]:
 
 
 _SCHEDULER = scheduler_entry(next(iter(SCHEDULERS.values())))
-_OPTIMIZER = optimizer_entry(next(iter(OPTIMIZERS.values())))
+_OPTIMIZER = kind_entry(next(iter(OPTIMIZERS.values())))
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -171,7 +171,7 @@ async def get_scheduler(type: str) -> SchedulerEntry:  # noqa: A002 - the parame
 )
 async def list_optimizers() -> OptimizerList:
     """Everything here is read off the classes that take the steps."""
-    return OptimizerList(optimizers=[optimizer_entry(kind) for kind in OPTIMIZERS.values()])
+    return OptimizerList(optimizers=[kind_entry(kind) for kind in OPTIMIZERS.values()])
 
 
 @router.get(
@@ -184,4 +184,4 @@ async def get_optimizer(type: str) -> KindEntry:  # noqa: A002 - the parameter's
     """The names are torch's, such as `AdamW`."""
     if type not in OPTIMIZERS:
         raise UnknownKind(type, OPTIMIZERS)
-    return optimizer_entry(OPTIMIZERS[type])
+    return kind_entry(OPTIMIZERS[type])

@@ -118,6 +118,13 @@ class SessionAnswer(BaseModel):
     groups: list[Group]
     """The groups as they are stepped; group 0 holds the tensors that no pattern matches."""
 
+    freeze: list[str]
+    """Patterns of the tensors that are not stepped."""
+
+    accumulate: dict[str, Any] | None
+    accumulated: int
+    """How many steps have been added up towards the next update."""
+
     clip: dict[str, Any] | None
     on_nonfinite: str
     durability: str
@@ -176,6 +183,7 @@ def answer(view: View) -> SessionAnswer:
             "id": view.id,
             "step": view.step,
             "epoch": view.epoch,
+            "accumulated": view.accumulated,
             "generation": view.generation,
             "seq": view.seq,
             "durable_step": view.durable_step,
