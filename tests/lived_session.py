@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -43,6 +44,11 @@ class PieceByPiece(SlowStore):
     async def snapshot_writer(self, key: str) -> AsyncIterator[SnapshotWriter]:
         async with super().snapshot_writer(key) as writer:
             yield _Writer(writer)
+
+
+def copied(store: PieceByPiece) -> PieceByPiece:
+    """Return a store with the same content, which may be damaged."""
+    return copy.deepcopy(store, {id(store._buffers): store._buffers})
 
 
 class _Writer:

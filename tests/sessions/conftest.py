@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 
 import pytest
-from lived_session import PieceByPiece, lived
+from lived_session import PieceByPiece, copied, lived
 
 from gradstep_server.sessions import snapshots
 
@@ -28,4 +27,4 @@ def lived_store() -> PieceByPiece:
 @pytest.fixture
 def store(lived_store: PieceByPiece) -> PieceByPiece:
     """Return a copy of it, to be damaged."""
-    return copy.deepcopy(lived_store)
+    return copied(lived_store)

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from session_states import captured, config, frozen, packed, packed_all, restored, started, take
+from session_states import (
+    by_adamw,
+    captured,
+    config,
+    frozen,
+    packed,
+    packed_all,
+    restored,
+    started,
+    take,
+)
 
 from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.sessions.config import SessionConfig
@@ -19,13 +29,14 @@ from gradstep_server.sessions.transfer import StateFile, exported, imported
 ADAM = {"type": "Adam", "lr": 0.1}
 SGD = {"type": "SGD", "lr": 0.1, "momentum": 0.9}
 PARAMS: dict[str, Any] = {"w": [[1.0, 2.0], [3.0, 4.0]], "b": [0.5], "never": 1.0, "empty": []}
+SHAPES = {"w": (2, 2), "b": (1,), "never": (), "empty": (0,)}
 SETTINGS = [
     config(ADAM),
     config(ADAM | {"amsgrad": True}, DType.BF16),
     config(SGD, DType.F32, scheduler={"type": "StepLR", "step_size": 2}),
     config({"type": "SGD"}, param_groups=[{"match": ["b"], "momentum": 0.5}]),
     *(
-        config({"type": name, **example}, dtype)
+        config({"type": name, **example}, dtype, param_groups=by_adamw({"type": name}, SHAPES))
         for name, kind in OPTIMIZERS.items()
         for example, dtype in zip(kind.examples, cycle(DType), strict=False)
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import AsyncIterator
 from dataclasses import fields, replace
 from typing import Any
@@ -16,6 +15,7 @@ from lived_session import (
     SETTINGS,
     TRIMMED,
     PieceByPiece,
+    copied,
     header_of,
     log_of,
     of_the_same,
@@ -53,7 +53,7 @@ async def test_a_change_of_any_field_of_any_entry_is_found(
     lived_store: PieceByPiece, seq: int
 ) -> None:
     for field in fields(Entry):
-        store = copy.deepcopy(lived_store)
+        store = copied(lived_store)
         entries = log_of(store).entries
         value = changed(getattr(entries[seq - 1], field.name))
         entries[seq - 1] = replace(entries[seq - 1], **{field.name: value})

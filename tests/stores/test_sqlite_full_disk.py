@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,3 +195,17 @@ async def test_what_a_full_disk_cut_off_is_swept_when_there_is_space_again(
     assert db.execute("SELECT count(*) FROM chunks").get == 3 + 3 + 3
     assert db.execute("SELECT count(*) FROM pending").get == 0
     db.close()
+
+
+async def test_a_draft_that_cannot_be_removed_fails_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("gradstep_server.stores.sqlite.schema.unlink", full)
+    store = SqliteStore(tmp_path)
+    await store.open()
+    session = await started(store, steps=2)
+    assert await replayed(store, session.key) == expected_log(1, 2)
+    await store.close()

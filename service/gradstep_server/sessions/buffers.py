@@ -66,7 +66,7 @@ class Buffers:
 
     def _found(self, nbytes: int) -> mmap.mmap | None:
         with self._lock:
-            for block in self._free:
+            for block in tuple(self._free):  # the collector may add to it
                 if nbytes <= len(block) <= nbytes + nbytes // _SPARE + _ROUNDED_TO:
                     self._free.remove(block)
                     self._kept -= len(block)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
 
-from gradstep_server.sessions.buffers import Buffers
+from gradstep_server.sessions.buffers import SMALL, Buffers
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.store import (
     Basis,
@@ -39,7 +39,7 @@ class _Log:
         return Head(last.seq, last.step, last.created_at, last.seal, self.trimmed)
 
     def append(
-        self, entry: Entry, body: memoryview, after: bytes, basis: Basis | None = None
+        self, entry: Entry, body: memoryview | bytes, after: bytes, basis: Basis | None = None
     ) -> None:
         head = self.head()
         if (entry.seq, after) != (head.seq + 1, head.seal) or not self.keeps(basis):
@@ -76,8 +76,10 @@ class _Writer:
             self._log.snapshots.setdefault(snapshot.seq, (snapshot, self._body))
 
 
-def _copied(body: Body, size: int, buffers: Buffers) -> memoryview:
+def _copied(body: Body, size: int, buffers: Buffers) -> memoryview | bytes:
     check_size(body, size)
+    if size < SMALL:
+        return b"".join(body)
     copied = buffers.take(size)
     start = 0
     for piece in body:

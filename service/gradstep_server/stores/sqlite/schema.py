@@ -92,7 +92,8 @@ def build(path: Path, schema: Schema, page_size: int) -> None:
     finally:
         if db is not None:
             db.close(force=True)
-        unlink(draft)
+        with suppress(OSError):  # the next start sweeps what stays
+            unlink(draft)
 
 
 def check(db: apsw.Connection, schema: Schema, name: str) -> None:
