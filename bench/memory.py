@@ -1,13 +1,16 @@
 """The most memory that the service has had, for one session of AdamW in one tensor of float32.
 
 Beside it is what is promised: what it has when it is idle, 12 bytes per parameter (the parameter
-and two moments), a request's body, an answer's, and 64 MiB.
+and two moments), a request's body, an answer's, and 64 MiB. The store is SQLite, since the log of
+``memory://`` is in memory too.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +43,15 @@ def run(progress: Progress) -> list[Row]:
 
 def _row(label: str, elements: int) -> Row:
     gradients = {"w": np.ones(elements, np.float32)}
-    with gradstep_server() as service, service.client() as client:
+    with ExitStack() as running:
+        folder = running.enter_context(tempfile.TemporaryDirectory())
+        service = running.enter_context(gradstep_server(store=f"sqlite:///{folder}/data"))
+        client = running.enter_context(service.client())
         idle = psutil.Process(service.pid).memory_info().rss
-        with fresh(client, elements) as session:
-            for _ in range(STEPS):
-                session.step(gradients)
-            peak = highest(service.pid)
+        session = running.enter_context(fresh(client, elements))
+        for _ in range(STEPS):
+            session.step(gradients)
+        peak = highest(service.pid)
     promised = idle + (_STATE + 2 * _BODY) * elements + _REST
     others = {"promised": Spread.of([promised]), "idle": Spread.of([idle])}
     return Row(

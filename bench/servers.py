@@ -60,7 +60,7 @@ class Service:
         if not (_listens(str(self._uds), socket.AF_UNIX) if self._uds else _listens(self._tcp)):
             return False
         way = httpx.HTTPTransport(uds=str(self._uds)) if self._uds else None
-        with httpx.Client(transport=way) as http:
+        with httpx.Client(transport=way, timeout=PATIENCE) as http:
             return http.get(f"http://127.0.0.1:{self.port}/readyz").is_success
 
 
