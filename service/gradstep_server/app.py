@@ -124,6 +124,12 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
+    _put_around(app, settings, families)
+    return app
+
+
+def _put_around(app: FastAPI, settings: Settings, families: metrics.Families) -> None:
+    """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(
@@ -136,7 +142,6 @@ def create_app(settings: Settings) -> FastAPI:
         watchers.append(RequestLines())
     app.add_middleware(Watched, watchers=watchers)
     app.add_middleware(RequestId)
-    return app
 
 
 def _telemetry(settings: Settings) -> TelemetryConfig:

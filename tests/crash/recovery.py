@@ -166,7 +166,8 @@ def _until_taken(
         if answer is not None and answer.status != 503:
             assert answer.status in {200, 201}, f"{answer.status} {answer.content!r}"
             return Recovered(since, took, answer.status == 200)
-        assert took < _GIVEN_UP, f"step {n} is not taken after {took:.0f} s"
+        told = "no answer" if answer is None else f"{answer.status} {answer.content[:300]!r}"
+        assert took < _GIVEN_UP, f"{since}: step {n} is not taken after {took:.0f} s: {told}"
         time.sleep(0.05)
 
 
