@@ -13,6 +13,7 @@ from state_machine.base import Ground
 from state_machine.checks import answered, true
 from state_machine.model import Model
 
+from gradstep_server.metrics import ObservedStore
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.stores.sqlite import unsynced
 from gradstep_server.stores.sqlite.store import SqliteStore
@@ -71,7 +72,9 @@ def abandon(service: Service) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        store = sessions._store
+        observed = sessions._store
+        assert isinstance(observed, ObservedStore)
+        store = observed._within
         assert isinstance(store, SqliteStore)
         logs = store._sessions._logs._held.values()
         for opened in (store._sessions._catalogue, *(held.log for held in logs)):
