@@ -7,12 +7,9 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-import torch
 
 from bench import clients, curves, durability, memory, steps, transports
-from bench.peers.torch_rpc import far_stepper
 from bench.rows import Progress, Row
-from bench.servers import free_port
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +47,6 @@ def test_steps_stand_beside_torch_rpc_and_what_else_one_would_write() -> None:
     ]
     least, echo = rows[1].others.values()
     assert least.median > echo.median
-
-
-def test_the_other_process_of_torch_rpc_ends_with_an_error_in_this_one() -> None:
-    def fail() -> None:
-        with far_stepper(free_port()) as far:
-            assert torch.equal(far(3)(torch.zeros(3)), torch.zeros(3))
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
 
 
 def test_transports_stand_beside_tcp_and_float32() -> None:
