@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from anyio.from_thread import BlockingPortal
 from sdk_clients import Awaited, _awaited
+from torch_optimizers import numbers_of
 
 import gradstep
 import gradstep.torch
@@ -72,7 +73,8 @@ def step(optimizer: torch.optim.Optimizer, model: Any, grads: Arrays) -> None:
     """Step torch's optimizer; a parameter without a gradient is left out."""
     for name, parameter in model:
         parameter.grad = torch.tensor(grads[name]) if name in grads else None
-    optimizer.step()
+    with numbers_of([parameter for _, parameter in model]):
+        optimizer.step()
 
 
 def values(model: Any) -> dict[str, Any]:

@@ -55,13 +55,17 @@ def drawn(n: int, shapes: Mapping[str, tuple[int, ...]], dtype: str) -> dict[str
     return grads
 
 
+NUMBERS = {"step"}.union(*(cls.scalars for cls in OPTIMIZERS.values()))
+"""What torch keeps of a tensor that is no tensor in a session's state."""
+
+
 def kept(optimizer: torch.optim.Optimizer, model: Any) -> dict[str, Any]:
     """Return the tensors that torch's optimizer keeps, as a session's state names them."""
     return {
         f"{slot}/{name}": value.numpy()
         for name, parameter in model
         for slot, value in optimizer.state.get(parameter, {}).items()
-        if value is not None and (value.ndim or (slot != "step" and not parameter.ndim))
+        if value is not None and (value.ndim or (slot not in NUMBERS and not parameter.ndim))
     }
 
 
@@ -82,6 +86,8 @@ def test_training_goes_on_in_torch_and_back_as_if_it_had_never_left(
 ) -> None:
     kind, shapes = config["type"], shapes_of(config["type"])
     start = drawn(100, shapes, dtype)
+    # Muon rounds to bfloat16 after sums in an order that torch does not fix.
+    allowed = 1e-3 if kind == "Muon" else TOLERANCE[dtype]
     options: dict[str, Any] = {
         "optimizer": config,
         "params": start,
@@ -109,7 +115,7 @@ def test_training_goes_on_in_torch_and_back_as_if_it_had_never_left(
         if 4 < n <= 8:
             step(optimizer, model, drawn(n, shapes, dtype))
             scheduler.step()
-            assert worst(values(model), expected) <= TOLERANCE[dtype] * (n - 4)
+            assert worst(values(model), expected) <= allowed * (n - 4)
         if n == 8:
             # SGD does not count, so that it is to be said what moves the schedule.
             back = mover.from_torch(
@@ -122,7 +128,7 @@ def test_training_goes_on_in_torch_and_back_as_if_it_had_never_left(
             assert back.position == 8
         if n > 8:
             ours = back.step(drawn(n, shapes, dtype))
-            assert worst(ours, expected) <= TOLERANCE[dtype] * (n - 4)
+            assert worst(ours, expected) <= allowed * (n - 4)
     assert back.refresh().lr == pytest.approx(whole.refresh().lr, rel=1e-9)
     if torch_counts := [entry["step"] for entry in optimizer.state.values() if "step" in entry]:
         assert sorted({int(count) for count in torch_counts}) == [6, 8]

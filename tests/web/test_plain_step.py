@@ -10,8 +10,10 @@ import pytest
 from fastapi import APIRouter, FastAPI, Request, Response
 from httpx import ASGITransport, AsyncClient
 
+from gradstep_server.keys import Keyring
 from gradstep_server.web import problems
 from gradstep_server.web.access import Generation, RefOf, ServicesOf
+from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.plain_step import PlainStepRoute, plain_step
 from gradstep_server.web.steps import N, Return
 from gradstep_server.web.strict_route import StrictRoute
@@ -73,6 +75,8 @@ def app() -> FastAPI:
         made.include_router(router)
     made.state.services = None
     problems.install(made)
+    keyring = Keyring(None, open=True)
+    made.add_middleware(Authentication, keyring=keyring, public_curves=True)
     return made
 
 

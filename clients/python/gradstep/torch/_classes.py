@@ -6,6 +6,7 @@ groups, and what it keeps for a parameter from one step of a parameter of its ow
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,8 +22,8 @@ HOW_IT_RUNS = frozenset({"foreach", "fused", "capturable", "differentiable"})
 FIXED_IN_TORCH: Mapping[str, Mapping[str, object]] = {"AdamW": {"decoupled_weight_decay": True}}
 """By kind, what torch's groups hold and gradstep's class is by definition."""
 
-FIXED_IN_GRADSTEP: Mapping[str, object] = {"momentum_style": "torch"}
-"""What torch does not know, with the value for which gradstep does what torch does."""
+FIXED_IN_GRADSTEP: Mapping[str, object] = {"momentum_style": "torch", "maximize": False}
+"""What a class of torch's may not know, with the value for which gradstep does what it does."""
 
 STEP = "step"
 """What torch calls the counter of a parameter's steps."""
@@ -103,8 +104,9 @@ def in_torch(kind: str, hyperparameters: Mapping[str, Any]) -> Hyperparameters:
         ValueError: One of them makes the session do what torch cannot.
     """
     found: Hyperparameters = dict(FIXED_IN_TORCH.get(kind, {}))
+    known = inspect.signature(optimizer_class(kind)).parameters
     for name, value in hyperparameters.items():
-        if name in FIXED_IN_GRADSTEP:
+        if name in FIXED_IN_GRADSTEP and name not in known:
             if value != FIXED_IN_GRADSTEP[name]:
                 msg = f"{name} {value!r} is not known to torch: the state cannot go there"
                 raise ValueError(msg)
