@@ -111,6 +111,15 @@ def image() -> str:
 
 @pytest.fixture
 def volume() -> Iterator[str]:
+    yield from _volume()
+
+
+@pytest.fixture
+def other_volume() -> Iterator[str]:
+    yield from _volume()
+
+
+def _volume() -> Iterator[str]:
     name = f"gradstep-test-{uuid.uuid4().hex[:8]}"
     docker("volume", "create", name)
     yield name
@@ -127,7 +136,7 @@ def container(request: pytest.FixtureRequest, image: str, volume: str) -> Iterat
 
 def uninterrupted(image: str, volume: str) -> bytes:
     """Return the parameters after three steps of a container that nothing happens to."""
-    running = Container(image, volume, "--env", "GRADSTEP_STORE=memory://")
+    running = Container(image, volume)
     running.put("/v1/sessions/s", SESSION)
     for n in (1, 2, 3):
         running.step(n)
@@ -137,7 +146,7 @@ def uninterrupted(image: str, volume: str) -> bytes:
 
 
 def test_a_killed_container_continues_bit_for_bit(
-    container: Container, image: str, volume: str
+    container: Container, image: str, other_volume: str
 ) -> None:
     print(f"ready after {container.seconds_to_ready:.1f} s")
     assert b"0,0.1" in container.get("/v1/schedules/StepLR?base_lr=0.1&step_size=2&format=csv")
@@ -150,7 +159,7 @@ def test_a_killed_container_continues_bit_for_bit(
     assert again["replayed"]
     assert again["params"] == acknowledged["params"]
     container.step(3)
-    assert container.get("/v1/sessions/s/params") == uninterrupted(image, volume)
+    assert container.get("/v1/sessions/s/params") == uninterrupted(image, other_volume)
 
 
 def test_sigterm_ends_it_in_time_with_nothing_lost(container: Container) -> None:

@@ -37,7 +37,8 @@ class KeyFile:
         except FileNotFoundError:
             raise
         except (OSError, UnicodeDecodeError) as error:
-            raise KeysError(f"cannot read {self.path}: {_reason(error)}") from error
+            who = f"user {os.getuid()} cannot read {self.path}"
+            raise KeysError(f"{who}: {_reason(error)}") from error
         return tuple(
             self._parsed(number, line) for number, line in enumerate(lines, 1) if line.strip()
         )
