@@ -10,6 +10,7 @@ import httpx
 from fastapi import APIRouter, FastAPI
 
 from gradstep_server.schedulers import SCHEDULERS, Schedule
+from gradstep_server.sessions.room import Room
 from gradstep_server.web import (
     backprop,
     catalogue,
@@ -24,6 +25,7 @@ from gradstep_server.web.cors import StatelessCors
 from gradstep_server.web.request_id import RequestId
 
 JSON = {"Content-Type": "application/json"}
+_MEMORY = 2**32
 
 
 async def _always_ready() -> None:
@@ -54,7 +56,7 @@ def stateless_app(
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(BodyLimit, limit=max_body_size)
+    app.add_middleware(BodyLimit, limit=max_body_size, room=Room(_MEMORY))
     app.add_middleware(StatelessCors, origins=origins)
     app.add_middleware(RequestId)
     return app

@@ -35,7 +35,8 @@ LAYERS: Mapping[str, frozenset[str]] = {
     "__init__": frozenset(),
     "kinds": frozenset(),
     "errors": frozenset(),
-    "settings": frozenset(),
+    "settings": frozenset({"memory_limit"}),
+    "memory_limit": frozenset(),
     "backprop": frozenset(),
     "kernel_cache": frozenset(),
     "keys": frozenset(),
@@ -56,7 +57,7 @@ _PYDANTIC = frozenset({"pydantic", "pydantic_core"})
 _NUMERIC = _PYDANTIC | {"numpy"}
 FOREIGN: Mapping[str, frozenset[str]] = {
     "kinds": _PYDANTIC,
-    "settings": frozenset({"pydantic", "pydantic_settings"}),
+    "settings": frozenset({"limits", "pydantic", "pydantic_settings"}),
     "backprop": _NUMERIC,
     "kernel_cache": frozenset({"numba"}),
     "keys": _PYDANTIC,
@@ -67,7 +68,8 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "reference": frozenset({"numpy", "orjson"}),
     "metrics": frozenset({"prometheus_client"}),
     "logs": frozenset({"orjson", "structlog"}),
-    "web": _NUMERIC | {"orjson", "fastapi", "starlette", "fastapi_swagger", "uvicorn", "httptools"},
+    "web": _NUMERIC
+    | {"orjson", "fastapi", "starlette", "fastapi_swagger", "uvicorn", "httptools", "limits"},
 }
 """What each layer may import beside the project and the standard library."""
 

@@ -15,10 +15,13 @@ from gradstep_server import __version__, metrics
 from gradstep_server.admission import keyring
 from gradstep_server.draining import Draining
 from gradstep_server.logs import PROBES, RequestLines
+from gradstep_server.memory_limit import give_back_what_is_freed
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.observer import Observer
+from gradstep_server.sessions.quotas import Quota
+from gradstep_server.sessions.room import Room
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Store
@@ -44,6 +47,7 @@ from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
 from gradstep_server.web.kept_answers import KeptAnswers
+from gradstep_server.web.rate_limit import RateLimit
 from gradstep_server.web.request_id import RequestId
 from gradstep_server.web.secure_headers import SecureHeaders
 from gradstep_server.web.served import Watched, Watcher
@@ -62,6 +66,7 @@ _EXPIRY_INTERVAL = 60.0
 
 def create() -> FastAPI:
     """Return the application that the environment describes, for uvicorn's workers."""
+    give_back_what_is_freed()
     return create_app(Settings())
 
 
@@ -79,7 +84,8 @@ def create_app(settings: Settings) -> FastAPI:
     families = metrics.Families()
     store = metrics.ObservedStore(make_store(settings), families)
     compute = Compute(settings.threads or os.cpu_count() or 1)
-    buffers = Buffers(settings.buffer_memory)
+    room = Room(settings.request_memory)
+    buffers = Buffers(settings.buffer_memory, room)
     kept = _sessions(settings, store, compute, buffers, metrics.SessionMetrics(families))
     page = metrics.Page(families, kept.memory)
     draining = Draining(settings.drain_seconds)
@@ -124,14 +130,16 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
-    _put_around(app, settings, families)
+    _put_around(app, settings, room, families)
     return app
 
 
-def _put_around(app: FastAPI, settings: Settings, families: metrics.Families) -> None:
+def _put_around(app: FastAPI, settings: Settings, room: Room, families: metrics.Families) -> None:
     """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
-    app.add_middleware(BodyLimit, limit=settings.max_body_size)
+    app.add_middleware(BodyLimit, limit=settings.largest_body, room=room)
+    if settings.rates:
+        app.add_middleware(RateLimit, limits=settings.rates)
     app.add_middleware(
         Authentication, keyring=keyring(settings), public_curves=settings.public_curves
     )
@@ -162,8 +170,13 @@ def _sessions(
         steps=settings.snapshot_steps,
         seconds=settings.snapshot_seconds,
     )
+    quota = Quota(
+        sessions=settings.max_sessions,
+        tenant_size=settings.max_tenant_size,
+        store_size=settings.max_store_size,
+    )
     budget = settings.memory_budget
-    return Sessions(store, compute, budget, policy, buffers=buffers, observer=observer)
+    return Sessions(store, compute, budget, policy, quota, buffers=buffers, observer=observer)
 
 
 def _readiness(store: Store, draining: Draining) -> service.Readiness:

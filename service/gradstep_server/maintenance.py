@@ -19,6 +19,7 @@ from gradstep_server.sessions import safetensors, verification
 from gradstep_server.sessions.creation import Creation
 from gradstep_server.sessions.errors import SessionNotFound, Unavailable
 from gradstep_server.sessions.hot import HotSessions
+from gradstep_server.sessions.quotas import NO_QUOTA, Quotas
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Header, Ref, Store
 from gradstep_server.sessions.timeline import Timeline
@@ -144,7 +145,7 @@ async def import_session(settings: Settings, file: Path, ref: Ref) -> Moved:
         with closing(_compute(settings)) as compute:
             timeline = Timeline(store, compute)
             hot = HotSessions(store, timeline, compute, settings.memory_budget, time.time)
-            creation = Creation(store, hot, compute, time.time)
+            creation = Creation(store, hot, Quotas(store, NO_QUOTA), compute, time.time)
             begin = state if state.tensors else None
             replayed = await creation.create(ref, config, begin)
     return Moved(state.step, len(state.tensors), nbytes, replayed)
@@ -195,7 +196,7 @@ async def _header(store: Store, ref: Ref) -> Header:
 async def _all(store: Store, tenant: str | None) -> list[Ref]:
     """Return the sessions of a tenant, or of everyone."""
     refs: list[Ref] = []
-    for owner in await store.tenants() if tenant is None else (tenant,):
+    for owner in await store.usage() if tenant is None else (tenant,):
         after = ""
         while page := await store.list(owner, after, _PAGE):
             refs += ((owner, header.id) for header, _ in page)

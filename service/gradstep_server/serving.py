@@ -17,6 +17,7 @@ from uvicorn.supervisors import Multiprocess
 from gradstep_server import __version__, admission, logs
 from gradstep_server.app import create_app, make_store
 from gradstep_server.ending import CannotRun
+from gradstep_server.memory_limit import give_back_what_is_freed
 from gradstep_server.metrics import workers
 from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
@@ -67,6 +68,7 @@ def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
         with workers.shared():
             Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
         return
+    give_back_what_is_freed()
     server = uvicorn.Server(_uvicorn(create_app(settings), settings))
     try:
         server.run([listening])
@@ -108,7 +110,7 @@ def banner(settings: Settings, store: Store, port: int | None, keys: str) -> str
         address = f"{'http' if settings.ssl_certfile is None else 'https'}://{host}:{port}"
         places = {"address": address, "docs": f"{address}/docs"}
     limits = (
-        f"{_size(settings.max_body_size)} a body, {settings.max_tensors} tensors, "
+        f"{_size(ByteSize(settings.largest_body))} a body, {settings.max_tensors} tensors, "
         f"{_size(settings.memory_budget)} of sessions in memory"
     )
     lines = {

@@ -5,28 +5,31 @@ The field's docstring is its description everywhere.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from limits import RateLimitItem, parse_many
 from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gradstep_server.memory_limit import memory_limit
+
 PREFIX = "GRADSTEP_"
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+_ITSELF = 256 * 2**20
+"""Bytes that the process takes without a session or a request, and for many small ones."""
 
 
-def _memory() -> int:
-    """Return the bytes that this process may use: the machine's or the container's."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = _CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        limit = "max"
-    if limit.isdecimal():
-        available = min(available, int(limit))
-    return available
+def _part(parts: int) -> Callable[[dict[str, Any]], ByteSize]:
+    """Return what gives one of so many parts of a worker's memory for sessions and requests."""
+
+    def default(settings: dict[str, Any]) -> ByteSize:
+        available = memory_limit() // settings.get("workers", 1)
+        return ByteSize(max(available - _ITSELF, available // 4) // parts)
+
+    return default
 
 
 class Settings(BaseSettings):
@@ -89,10 +92,28 @@ class Settings(BaseSettings):
     max_points: Annotated[int, Field(ge=1)] = 10_000_000
     """The most numbers in one curve: its points times its parameter groups."""
 
-    memory_budget: ByteSize = Field(default_factory=lambda: ByteSize(_memory() // 2))
-    """The most bytes of session state kept in memory; by default half of what there is."""
+    max_sessions: Annotated[int, Field(ge=1)] = 10_000
+    """The most sessions of a tenant."""
 
-    buffer_memory: ByteSize = Field(default_factory=lambda: ByteSize(_memory() // 8))
+    max_tenant_size: Annotated[ByteSize, Field(ge=1024)] | None = None
+    """The most bytes that a tenant's sessions take in the store; by default no limit."""
+
+    max_store_size: Annotated[ByteSize, Field(ge=1024)] | None = None
+    """The most bytes that all sessions take in the store; by default no limit."""
+
+    rate_limit: str | None = None
+    """The most requests of a tenant, or of an address without a key, that a process answers,
+    such as 100/second or 100/second;5000/minute; by default as many as it can."""
+
+    memory_budget: ByteSize = Field(default_factory=_part(2))
+    """The most bytes of session state kept in memory; by default half of what there is.
+    This and what follows of memory is for each worker."""
+
+    request_memory: Annotated[ByteSize, Field(ge=2**20)] = Field(default_factory=_part(4))
+    """The most bytes that the bodies and answers of requests under way take together, a body
+    at most half of them; by default a quarter of what there is."""
+
+    buffer_memory: ByteSize = Field(default_factory=_part(8))
     """The most bytes of bodies and answers kept in memory for the next ones, which saves
     large steps the time to clear new memory; by default an eighth of what there is."""
 
@@ -137,6 +158,26 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _is_a_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_many(value)
+            except ValueError:
+                raise ValueError("must be rates such as 100/second;5000/minute") from None
+        return value
+
+    @property
+    def rates(self) -> tuple[RateLimitItem, ...]:
+        """The limits that `rate_limit` names."""
+        return () if self.rate_limit is None else tuple(parse_many(self.rate_limit))
+
+    @property
+    def largest_body(self) -> int:
+        """The most bytes of a body: as many as are allowed, and fit."""
+        return min(self.max_body_size, self.request_memory // 2)
 
     @property
     def is_local(self) -> bool:

@@ -136,14 +136,32 @@ async def test_a_tenant_sees_only_its_own_sessions(store: Store) -> None:
     assert await store.list("carol", "", 10) == []
 
 
-async def test_the_tenants_are_those_that_have_sessions(store: Store) -> None:
-    assert list(await store.tenants()) == []
+async def test_what_is_kept_is_told_by_tenant(store: Store) -> None:
+    assert await store.usage() == {}
     last = header("only", tenant="Carol")
     for kept in (header("a", tenant="bob"), header("b", tenant="bob"), header("a"), last):
         await store.create(kept, None, ())
-    assert list(await store.tenants()) == ["Carol", "alice", "bob"]
+
+    usage = await store.usage()
+    assert {tenant: kept.sessions for tenant, kept in usage.items()} == {
+        "Carol": 1,
+        "alice": 1,
+        "bob": 2,
+    }
+    assert list(usage) == ["Carol", "alice", "bob"]
     await store.delete(last, 0)
-    assert list(await store.tenants()) == ["alice", "bob"]
+    assert list(await store.usage()) == ["alice", "bob"]
+
+
+async def test_bytes_are_those_of_bodies_and_of_little_more(store: Store) -> None:
+    session, body = header(), random_body(4, 3 * MIB)
+    await store.create(session, entry(1, body, kind="init", n=0), body)
+    first = (await store.usage())["alice"].nbytes
+    await append(store, session.key, entry(2, body), body)
+    second = (await store.usage())["alice"].nbytes
+
+    assert 3 * MIB <= first <= 5 * MIB
+    assert 5 * MIB <= second <= 9 * MIB
 
 
 async def test_two_hundred_sessions_are_kept_apart(store: Store) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from gradstep_server.sessions.buffers import Buffers
+from gradstep_server.sessions.room import Room
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.body_protocol import DIRECT_FROM, BodyProtocol
 from gradstep_server.web.receiving import DIRECT, receive
@@ -76,7 +78,7 @@ class Served:
     def __init__(self, listening: socket.socket, loop: str, grace: int) -> None:
         self.app = App()
         self._listening = listening
-        limited = BodyLimit(self.app, LIMIT)
+        limited = BodyLimit(self.app, LIMIT, Room(sys.maxsize))
         config = uvicorn.Config(
             limited,
             http=BodyProtocol,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from time import perf_counter
 from typing import TypeVar
@@ -25,6 +25,7 @@ from gradstep_server.sessions.store import (
     Snapshot,
     SnapshotWriter,
     Store,
+    Usage,
 )
 
 _T = TypeVar("_T")
@@ -85,9 +86,9 @@ class ObservedStore:
         """Return sessions of a tenant."""
         return await self._of("list", self._within.list(tenant, after, limit))
 
-    async def tenants(self) -> Sequence[str]:
-        """Return the tenants that have sessions."""
-        return await self._of("tenants", self._within.tenants())
+    async def usage(self) -> Mapping[str, Usage]:
+        """Return what sessions take, by tenant."""
+        return await self._of("usage", self._within.usage())
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return idle sessions."""

@@ -4,6 +4,8 @@ Memory that is new to a process is cleared page by page as it is first written,
 which for a body of 100 MB takes as long as computing the step. So what a
 request is done with is kept for the next one, up to a limit.
 
+What is lent is counted in a `Room`, so that there is a limit to it as well.
+
 No buffer is used again while anything can still read it. What `Buffers.take`
 returns is a view of an array made for this one use; slices of the view, and
 NumPy arrays made of them, refer to that array and thereby keep it alive: the
@@ -16,11 +18,14 @@ back too early, and none that can be forgotten.
 from __future__ import annotations
 
 import mmap
+import sys
 import threading
 import weakref
 from collections import deque
 
 import numpy as np
+
+from gradstep_server.sessions.room import Room
 
 SMALL = 256 * 1024
 """Bytes below which the allocator itself has memory that was used before."""
@@ -35,9 +40,10 @@ _HUGE_PAGES = getattr(mmap, "MADV_HUGEPAGE", None)
 class Buffers:
     """Lends buffers, and keeps those that came back, the newest first."""
 
-    def __init__(self, limit: int) -> None:
-        """Keep at most `limit` bytes that no one uses."""
+    def __init__(self, limit: int, room: Room | None = None) -> None:
+        """Keep at most `limit` bytes that no one uses, and lend as many as `room` has."""
         self._limit = limit
+        self._room = room or Room(sys.maxsize)
         self._free: deque[mmap.mmap] = deque()
         self._kept = 0
         # Reentrant: the collector may free an array, and so give its block back, at any point.
@@ -48,20 +54,31 @@ class Buffers:
         """How many bytes wait for their next use."""
         return self._kept
 
-    def take(self, nbytes: int) -> memoryview:
+    def take(self, nbytes: int, share: float = 1.0) -> memoryview:
         """Return a writable buffer of any content, aligned for every dtype.
 
-        What is new of it costs memory only as it is written.
+        What is new of it costs memory only as it is written. What is `SMALL` is not counted.
+
+        Args:
+            nbytes: its size.
+            share: the part of the room that may be lent after this.
 
         Raises:
+            Busy: so much would not fit beside what is lent.
             MemoryError: there is none.
         """
         if nbytes < SMALL:
             return np.empty(nbytes, np.uint8).data
-        block = self._found(nbytes) or _mapped(nbytes)
+        size = _rounded(nbytes)
+        self._room.take(size, share)
+        try:
+            block = self._found(nbytes) or _mapped(size)
+        except BaseException:
+            self._room.give_back(size)
+            raise
         # Its base is no array: arrays made of it refer to it, and not past it to its base.
         lent = np.frombuffer(block, np.uint8, nbytes)
-        weakref.finalize(lent, self._give_back, block).atexit = False
+        weakref.finalize(lent, self._give_back, block, size).atexit = False
         return lent.data
 
     def _found(self, nbytes: int) -> mmap.mmap | None:
@@ -73,7 +90,8 @@ class Buffers:
                     return block
         return None
 
-    def _give_back(self, block: mmap.mmap) -> None:
+    def _give_back(self, block: mmap.mmap, size: int) -> None:
+        self._room.give_back(size)
         with self._lock:
             self._free.appendleft(block)
             self._kept += len(block)
@@ -85,13 +103,16 @@ NOTHING_KEPT = Buffers(0)
 """Every buffer new."""
 
 
-def _mapped(nbytes: int) -> mmap.mmap:
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // _ROUNDED_TO) * _ROUNDED_TO
+
+
+def _mapped(size: int) -> mmap.mmap:
     """Return new memory, which goes back to the system when the last reference to it goes."""
-    size = -(-nbytes // _ROUNDED_TO) * _ROUNDED_TO
     try:
         block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise MemoryError(f"there is no memory for {nbytes} bytes") from error
+        raise MemoryError(f"there is no memory for {size} bytes") from error
     if _HUGE_PAGES is not None:
         block.madvise(_HUGE_PAGES)
     return block

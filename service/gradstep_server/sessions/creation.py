@@ -10,10 +10,16 @@ from gradstep_server.sessions.commands import altered, digest, fitting
 from gradstep_server.sessions.config import ForkConfig, SessionConfig
 from gradstep_server.sessions.digests import body
 from gradstep_server.sessions.entries import INIT, sealed_entry
-from gradstep_server.sessions.errors import IdTaken, SessionConflict, SessionDeleted
+from gradstep_server.sessions.errors import (
+    IdTaken,
+    SessionConflict,
+    SessionDeleted,
+    Unavailable,
+)
 from gradstep_server.sessions.headers import Origin, begin_alike, header_of, origin_of
 from gradstep_server.sessions.hot import HotSessions
 from gradstep_server.sessions.offload import offload
+from gradstep_server.sessions.quotas import Quotas
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Entry, Header, Ref, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
@@ -25,10 +31,16 @@ class Creation:
     """Creates sessions, each once."""
 
     def __init__(
-        self, store: Store, hot: HotSessions, compute: Compute, clock: Callable[[], float]
+        self,
+        store: Store,
+        hot: HotSessions,
+        quotas: Quotas,
+        compute: Compute,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._hot = hot
+        self._quotas = quotas
         self._compute = compute
         self._clock = clock
 
@@ -91,8 +103,15 @@ class Creation:
             tensors, nbytes = file.tensors, planned.nbytes or 0
         header = header_of(ref, config, entry, now, fork)
         async with self._hot.locked(ref) as hot:
-            if hot.state is None:
-                self._hot.reserve(hot, nbytes)
+            try:
+                if hot.state is None:
+                    self._hot.reserve(hot, nbytes)
+                await self._quotas.admit_session(ref[0], total_size(tensors))
+            except Unavailable:  # what is there already needs no room
+                found = await self._store.load(*ref)
+                if found is None:
+                    raise
+                return header, found
             try:
                 await self._store.create(header, entry, body(tensors))
             except IdTaken as error:

@@ -22,6 +22,8 @@ GradstepError
 └── Unavailable               nothing is wrong with the request
     ├── StoreUnavailable      the store cannot be reached or failed; safe to retry
     ├── StorageFull           the disk is full: reads go on, writes are refused
+    ├── QuotaExceeded         the tenant keeps as much as it may: reads and deletes go on
+    ├── Busy                  requests under way take all memory that there is for them
     ├── MemoryExhausted       the session does not fit the memory budget
     └── SessionCorrupt        the stored log does not match its digests
 
@@ -166,6 +168,20 @@ class StorageFull(Unavailable):
 
     code = "storage-full"
     title = "The storage is full"
+
+
+class QuotaExceeded(Unavailable):
+    """Raised when a tenant keeps as much as it may."""
+
+    code = "quota-exceeded"
+    title = "The tenant's quota is used up"
+
+
+class Busy(Unavailable):
+    """Raised when requests under way leave no memory for another one."""
+
+    code = "busy"
+    title = "The service is busy"
 
 
 class MemoryExhausted(Unavailable):

@@ -13,6 +13,7 @@ from gradstep_server.sessions.errors import SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.hot import Hot, HotSessions
 from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.offload import ARITHMETIC, offload
+from gradstep_server.sessions.quotas import Quotas
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Basis, Entry, Header, Store
 from gradstep_server.sessions.tensors import Tensors, total_size
@@ -41,12 +42,14 @@ class Journal:
         self,
         store: Store,
         hot: HotSessions,
+        quotas: Quotas,
         compute: Compute,
         background: Background,
         clock: Callable[[], float],
     ) -> None:
         self._store = store
         self._hot = hot
+        self._quotas = quotas
         self._compute = compute
         self._background = background
         self._clock = clock
@@ -72,6 +75,7 @@ class Journal:
                 command.tensors,
                 self._clock(),
             )
+            await self._quotas.admit_entry(hot.ref[0], entry.body_size)
             basis = None
             if planned.past is not None:
                 basis = await self._go_back(hot, command, planned.past)

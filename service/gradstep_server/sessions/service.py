@@ -34,6 +34,7 @@ from gradstep_server.sessions.journal import Command, Journal
 from gradstep_server.sessions.laps import Laps
 from gradstep_server.sessions.observer import UNOBSERVED, Memory, Observer
 from gradstep_server.sessions.offload import COPYING, offload
+from gradstep_server.sessions.quotas import NO_QUOTA, Quota, Quotas
 from gradstep_server.sessions.receipts import (
     EpochReceipt,
     HistoryPage,
@@ -58,6 +59,7 @@ class Sessions:
         compute: Compute,
         memory_budget: int,
         policy: SnapshotPolicy = DEFAULT_POLICY,
+        quota: Quota = NO_QUOTA,
         clock: Callable[[], float] = time.time,
         buffers: Buffers = NOTHING_KEPT,
         observer: Observer = UNOBSERVED,
@@ -69,8 +71,9 @@ class Sessions:
         self._timeline = Timeline(store, compute, observer)
         self._hot = HotSessions(store, self._timeline, compute, memory_budget, clock, observer)
         self._background = Background(store, self._hot, self._timeline, policy, clock, observer)
-        self._journal = Journal(store, self._hot, compute, self._background, clock)
-        self._creation = Creation(store, self._hot, compute, clock)
+        quotas = Quotas(store, quota)
+        self._journal = Journal(store, self._hot, quotas, compute, self._background, clock)
+        self._creation = Creation(store, self._hot, quotas, compute, clock)
         self._commands = Commands(store, self._timeline, compute)
 
     async def close(self) -> None:
@@ -169,7 +172,7 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, generation):
-            return await self._params(state, generation, dtype)
+            return await self._params(state, generation, dtype, self._room(state, dtype))
 
     async def state(self, ref: Ref, step: int | None = None) -> tuple[Tensors, dict[str, str]]:
         """Return the whole state, of now or after a step, copied: tensors and metadata.
@@ -178,7 +181,7 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, _):
-            return await offload(state.elements, exported, state)
+            return await offload(state.elements, exported, state, self._buffers)
 
     async def step(
         self,
@@ -205,9 +208,13 @@ class Sessions:
         laps.end("digest")
         async with self._hot.use(ref) as hot:
             laps.end("wait")
+            # Before anything is changed: an answer that does not fit refuses the step.
+            room = self._room(hot.loaded()[1], dtype) if want_params else None
             entry, replayed = await self._journal.once(hot, command, laps)
             state = hot.loaded()[1]
-            params = await self._params(state, state.generation, dtype) if want_params else None
+            params = None
+            if room is not None:
+                params = await self._params(state, state.generation, dtype, room)
             receipt = receipts.receipt(state, entry, hot.durable_step, replayed=replayed)
             laps.end("copy")
             return Stepped(receipt, params, state.seq)
@@ -362,9 +369,15 @@ class Sessions:
             else:
                 return
 
-    async def _params(self, state: State, generation: int, dtype: DType | None) -> Parameters:
+    def _room(self, state: State, dtype: DType | None) -> memoryview:
+        """Return where parameters are copied to."""
+        storage = (dtype or state.config.dtype).storage
+        return self._buffers.take(state.elements * storage.itemsize)
+
+    async def _params(
+        self, state: State, generation: int, dtype: DType | None, room: memoryview
+    ) -> Parameters:
         dtype = dtype or state.config.dtype
-        room = self._buffers.take(state.elements * dtype.storage.itemsize)
         size = state.elements // (COPYING if dtype is state.master else 1)
         tensors = await offload(size, state.params, dtype, room, self._compute)
         return Parameters(state.step, generation, tensors)

@@ -25,7 +25,7 @@ The contract, which `tests/stores/test_contract.py` holds every store to:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -128,6 +128,19 @@ class Basis:
     """The entry behind which the bodies were replayed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What sessions take in a store."""
+
+    sessions: int
+    nbytes: int
+    """About how many bytes: what they hold, or the files that hold it."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return both together."""
+        return Usage(self.sessions + other.sessions, self.nbytes + other.nbytes)
+
+
 class SnapshotWriter(Protocol):
     """Takes the body of a snapshot piece by piece."""
 
@@ -210,8 +223,8 @@ class Store(Protocol):
         """
         ...
 
-    async def tenants(self) -> Sequence[str]:
-        """Return the tenants that have sessions which are not deleted, in order."""
+    async def usage(self) -> Mapping[str, Usage]:
+        """Return what the sessions that are not deleted take, by tenant, in order."""
         ...
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:

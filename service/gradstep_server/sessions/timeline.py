@@ -9,6 +9,7 @@ long as the log behind that is kept.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,10 @@ _log = logging.getLogger(__name__)
 
 _BYTES = 4
 """Bytes of most elements, to estimate the work on a body."""
+
+_AT_ONCE = 4
+"""States that are rebuilt from nothing at a time: each holds a snapshot, or a step's body, in
+memory beside the budget, and more would only share the disk and the processors."""
 
 _UNUSABLE = (InvalidRequest, LookupError, TypeError, ValueError)
 """What is met in a snapshot that is sealed, and does not hold what one of a session does."""
@@ -89,6 +94,7 @@ class Timeline:
         self._store = store
         self._compute = compute
         self._observer = observer
+        self._from_nothing = asyncio.Semaphore(_AT_ONCE)
 
     async def rebuild(
         self, header: Header, seq: int, start: State | None, reserve: Reserve
@@ -104,9 +110,17 @@ class Timeline:
         Raises:
             SessionCorrupt: what is needed is damaged, or was trimmed.
         """
-        began = perf_counter()
         if start is not None and not await self._stands_in(header.key, start):
             start = None
+        if start is not None:
+            return await self._rebuild(header, seq, start, reserve)
+        async with self._from_nothing:
+            return await self._rebuild(header, seq, None, reserve)
+
+    async def _rebuild(
+        self, header: Header, seq: int, start: State | None, reserve: Reserve
+    ) -> Rebuilt:
+        began = perf_counter()
         way, state = await self._begun(header, seq, start, reserve)
         replayed = entries = 0
         for after, upto in way.stretches:

@@ -14,6 +14,7 @@ from gradstep_server.kinds import MAX_COUNT, Count, NonNegative
 from gradstep_server.optimizers import Scalars
 from gradstep_server.schedulers import NOTHING, Followed
 from gradstep_server.sessions import accumulation
+from gradstep_server.sessions.buffers import NOTHING_KEPT, Buffers
 from gradstep_server.sessions.config import faults_of
 from gradstep_server.sessions.digests import canonical, index
 from gradstep_server.sessions.errors import InvalidTensors
@@ -115,17 +116,19 @@ def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
     state.followed = Followed(**asked.get("followed", {}))
 
 
-def exported(state: State) -> tuple[Tensors, dict[str, str]]:
-    """Return a session's whole state as tensors, copied, and metadata.
+def exported(state: State, buffers: Buffers = NOTHING_KEPT) -> tuple[Tensors, dict[str, str]]:
+    """Return a session's whole state as tensors, copied into a buffer, and metadata.
 
     What the next step will use (`lr`, `momentum`, `weight_decay`) stands there for
     readers that cannot compute a schedule; it follows from the rest and is not read back.
     """
     facts, views = state.dump()
-    tensors = {
-        key: Tensor(tensor.dtype, tensor.shape, memoryview(bytearray(tensor.data)))
-        for key, tensor in views.items()
-    }
+    rest = buffers.take(sum(len(view.data) for view in views.values()))
+    tensors = {}
+    for key, view in views.items():
+        copied, rest = rest[: len(view.data)], rest[len(view.data) :]
+        copied[:] = view.data
+        tensors[key] = Tensor(view.dtype, view.shape, copied)
     metadata = {"format": _FORMAT, "version": _VERSION}
     told = {key: facts[key] for key in ("step", "epoch", "origin", "counters", "config")}
     next_step = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
@@ -17,6 +17,7 @@ from gradstep_server.sessions.store import (
     Header,
     Snapshot,
     SnapshotWriter,
+    Usage,
 )
 from gradstep_server.stores.bodies import check_count, check_size
 
@@ -52,6 +53,11 @@ class _Log:
         return basis is None or (
             self.trimmed <= basis.after and basis.snapshot in {None, *self.snapshots}
         )
+
+    def nbytes(self) -> int:
+        """Return the bytes of all bodies."""
+        snapshots = (len(body) for _, body in self.snapshots.values())
+        return sum(map(len, self.bodies)) + sum(snapshots)
 
     def latest(self, kind: str) -> Iterator[Entry]:
         """Yield the entries of this kind, the last one first."""
@@ -138,9 +144,13 @@ class MemoryStore:
         headers = (self._headers[tenant, session_id] for session_id in ids[:limit])
         return [(header, self._logs[header.key].head()) for header in headers]
 
-    async def tenants(self) -> Sequence[str]:
-        """Return the tenants that have sessions."""
-        return sorted({header.tenant for header in self._live()})
+    async def usage(self) -> Mapping[str, Usage]:
+        """Return what the sessions take, by tenant."""
+        kept: dict[str, Usage] = {}
+        for header in sorted(self._live(), key=lambda header: header.tenant):
+            usage = Usage(1, self._logs[header.key].nbytes())
+            kept[header.tenant] = kept.get(header.tenant, Usage(0, 0)) + usage
+        return kept
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""

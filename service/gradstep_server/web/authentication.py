@@ -51,6 +51,12 @@ def holder_of(request: Request) -> Holder:
     return holder
 
 
+def known_holder(scope: Scope) -> Holder | None:
+    """Return who a request comes from, None for one that needed no key."""
+    holder: Holder | None = scope.get("state", {}).get(_HOLDER)
+    return holder
+
+
 class Authentication:
     """ASGI middleware: lets in who has a key that is good for what is asked.
 

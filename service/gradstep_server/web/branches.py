@@ -15,6 +15,7 @@ from gradstep_server.sessions.errors import (
     InvalidConfig,
     InvalidTensors,
     PreconditionFailed,
+    QuotaExceeded,
     SessionConflict,
     SessionDeleted,
     SessionNotFound,
@@ -41,6 +42,7 @@ _BACK_FAILS = (
     StepNotFound,
     StepGone,
     GenerationMismatch,
+    QuotaExceeded,
     StorageFull,
     StoreUnavailable,
 )

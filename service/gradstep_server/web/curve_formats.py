@@ -46,6 +46,9 @@ MEDIA_TYPES: Mapping[CurveFormat, str] = {
     "svg": "image/svg+xml",
 }
 
+_WRITING = 64
+"""Bytes of memory that a number takes while it is written, and as text."""
+
 QUICK = CHUNK
 """As many numbers are written faster than a thread is found for them."""
 
@@ -70,6 +73,16 @@ class Drawing:
     subtitle: str = ""
     max_points: int | None = None
     """Keep at most this many points."""
+
+    @property
+    def numbers(self) -> int:
+        """How many learning rates there are."""
+        return len(self.curve) * len(self.curve.base_lrs)
+
+    @property
+    def room(self) -> int:
+        """Bytes of memory that writing it takes, or at most a part of it at a time."""
+        return _WRITING * min(self.numbers, WHOLE)
 
 
 def points(
@@ -126,7 +139,7 @@ async def respond(
     """
     media_type = MEDIA_TYPES[drawing.form]
     curve = drawing.curve
-    numbers = len(curve) * len(curve.base_lrs)
+    numbers = drawing.numbers
     if numbers > WHOLE:
         pieces = await run_in_threadpool(_streamed, drawing, where)
         return StreamingResponse(pieces, headers=headers, media_type=media_type)

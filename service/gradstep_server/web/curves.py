@@ -10,6 +10,7 @@ from starlette.datastructures import QueryParams
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import Curve, Schedule
 from gradstep_server.web import caching
+from gradstep_server.web.body_limit import take_room
 from gradstep_server.web.curve_formats import MEDIA_TYPES, CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_query import WINDOW, from_query
 from gradstep_server.web.curve_request import CurveAnswer, CurveRequest
@@ -53,8 +54,14 @@ def router(max_points: int) -> APIRouter:
             **responses(*BODY_FAILS),
         },
     )
-    async def create_curve(asked: CurveRequest, format: Form = "json") -> Response:  # noqa: A002 - the parameter's name on the wire
-        return await respond(_drawing(asked, format, max_points))
+    async def create_curve(
+        request: Request,
+        asked: CurveRequest,
+        format: Form = "json",  # noqa: A002 - the parameter's name on the wire
+    ) -> Response:
+        drawing = _drawing(asked, format, max_points)
+        take_room(request, drawing.room)
+        return await respond(drawing)
 
     @routes.get(
         "/{type}",
@@ -79,7 +86,10 @@ def router(max_points: int) -> APIRouter:
         drawing = _drawing(asked, form, max_points, where="/query")
         headers = caching.headers_for(form, asked.model_dump_json())
         unchanged = caching.not_modified(request, headers)
-        return unchanged or await respond(drawing, where="/query", headers=headers)
+        if unchanged is not None:
+            return unchanged
+        take_room(request, drawing.room)
+        return await respond(drawing, where="/query", headers=headers)
 
     return routes
 

@@ -7,6 +7,7 @@ GradstepError
 ├── BodyTooLarge              the body exceeds a limit
 ├── Unauthenticated           no key was sent, or none that is in force
 ├── Forbidden                 the key's role does not allow it
+├── TooManyRequests           the sender's rate limit is used up
 ├── Draining                  the service was told to end, and soon will
 └── NotFound
     └── UnknownKind           no scheduler or optimizer has this name
@@ -60,6 +61,13 @@ class Forbidden(GradstepError):
 
     code = "forbidden"
     title = "The key does not allow this"
+
+
+class TooManyRequests(GradstepError):
+    """Raised when a tenant, or an address, sends more than it may in a time."""
+
+    code = "too-many-requests"
+    title = "Too many requests"
 
 
 class Draining(GradstepError):

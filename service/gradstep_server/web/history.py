@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from gradstep_server.errors import InvalidRequest
@@ -15,6 +15,7 @@ from gradstep_server.schedulers.curve import MIN_DECIMATED
 from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.receipts import HistoryPage
 from gradstep_server.web.access import RefOf, ServicesOf
+from gradstep_server.web.body_limit import take_room
 from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_request import CurveAnswer
 from gradstep_server.web.problems import responses
@@ -84,6 +85,7 @@ async def get_history(
     },
 )
 async def get_schedule(
+    request: Request,
     ref: RefOf,
     services: ServicesOf,
     format: CurveFormat = "json",  # noqa: A002 - the parameter's name on the wire
@@ -111,6 +113,7 @@ async def get_schedule(
     curve = Curve(view.config.scheduler or _KEPT_RATE, bases, window, view.followed)
     title = view.config.name or view.id
     drawing = Drawing(curve, format, grouped=True, title=title, max_points=max_points)
+    take_room(request, drawing.room)
     return await respond(drawing, where="/query")
 
 

@@ -7,10 +7,14 @@ from fastapi import Request
 from pydantic import JsonValue
 from starlette.datastructures import Headers
 
+from gradstep_server.web.body_limit import BODIES, largest, take_room
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
 LIMIT = 64 * 2**20
-"""The largest body in bytes. JSON takes some 20 times its size in memory."""
+"""The largest body in bytes."""
+
+IN_MEMORY = 20
+"""How many times its size JSON takes in memory, as Python's objects."""
 
 
 def parse(body: bytes | bytearray | memoryview) -> JsonValue:
@@ -80,11 +84,13 @@ def require_json_type(headers: Headers) -> None:
 
 
 async def read(request: Request, limit: int) -> bytes:
-    """Read a whole body of at most `limit` bytes.
+    """Read a whole body of at most `limit` bytes, and no more than there is ever room for.
 
     Raises:
         BodyTooLarge: the announced or the received length exceeds the limit.
+        Busy: there is no room for it at present.
     """
+    limit = min(limit, largest(request, IN_MEMORY))
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise BodyTooLarge(
@@ -93,6 +99,7 @@ async def read(request: Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
+        take_room(request, IN_MEMORY * len(chunk), BODIES)
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(f"the body has more than the {limit} bytes of JSON accepted")

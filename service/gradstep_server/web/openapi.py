@@ -9,9 +9,10 @@ import orjson
 from fastapi import FastAPI
 
 from gradstep_server.errors import InvalidRequest
+from gradstep_server.sessions.errors import Busy
 from gradstep_server.web import problems
 from gradstep_server.web.authentication import is_public, needed_role
-from gradstep_server.web.errors import Forbidden, Unauthenticated
+from gradstep_server.web.errors import Forbidden, TooManyRequests, Unauthenticated
 from gradstep_server.web.stateless import is_stateless
 
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
@@ -36,6 +37,7 @@ def install(app: FastAPI) -> None:
         for path, operations in schema["paths"].items():
             for method, operation in operations.items():
                 _describe_keys(method.upper(), path, operation)
+                _describe_limits(path, operation["responses"])
                 _describe_failures(operation["responses"])
         schema["components"]["securitySchemes"] = {_SCHEME: _BEARER}
         _drop_unused(schema)
@@ -56,6 +58,15 @@ def _describe_keys(method: str, path: str, operation: dict[str, Any]) -> None:
     if role != "read":  # every key may read
         line = f"`{Forbidden.code}`: {Forbidden.title}; it needs the role `{role}`."
         responses["403"] = {"description": line}
+
+
+def _describe_limits(path: str, responses: dict[str, Any]) -> None:
+    """Say that an operation may be refused for what others ask for."""
+    if is_public(path):
+        return
+    for status, declared in problems.responses(TooManyRequests, Busy).items():
+        lines = [responses.get(str(status), {}).get("description"), declared["description"]]
+        responses[str(status)] = {"description": " ".join(filter(None, lines))}
 
 
 def _describe_failures(responses: dict[str, Any]) -> None:

@@ -13,9 +13,11 @@ from gradstep_server.sessions.errors import (
     InvalidTensors,
     ParamsConflict,
     ParamsMissing,
+    QuotaExceeded,
     SessionNotFound,
     StepGone,
     StepNotFound,
+    StorageFull,
 )
 from gradstep_server.sessions.transfer import imported
 from gradstep_server.web import tensor_answers, tensor_bodies
@@ -43,6 +45,8 @@ _INITIAL_FAILS = responses(
     SessionNotFound,
     ParamsConflict,
     GenerationMismatch,
+    StorageFull,
+    QuotaExceeded,
 )
 
 At = Annotated[
@@ -88,7 +92,7 @@ async def get_params(
     require_half(await services.sessions.dtype(ref), dtype)
     as_json = wants_json(request, default=False)
     if as_json:  # refused before a past state is made again
-        require_small(await services.sessions.elements(ref))
+        require_small(request, await services.sessions.elements(ref))
     params = await services.sessions.params(ref, step, dtype)
     return await params_answer(params, as_json=as_json)
 

@@ -30,6 +30,7 @@ from gradstep_server.web.errors import (
     Forbidden,
     MalformedBody,
     NotAcceptable,
+    TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
 )
@@ -46,6 +47,8 @@ STATUS: Mapping[type[GradstepError], int] = {
     errors.PreconditionFailed: 412,
     errors.StoreUnavailable: 503,
     errors.StorageFull: 507,
+    errors.QuotaExceeded: 507,
+    errors.Busy: 503,
     errors.MemoryExhausted: 503,
     errors.SessionCorrupt: 500,
     MalformedBody: 400,
@@ -54,12 +57,14 @@ STATUS: Mapping[type[GradstepError], int] = {
     UnsupportedMediaType: 415,
     NotAcceptable: 406,
     BodyTooLarge: 413,
+    TooManyRequests: 429,
     Draining: 503,
 }
 """The status of each class and of those below it."""
 
 RETRY_AFTER: Mapping[type[GradstepError], int] = {
     errors.StoreUnavailable: 1,
+    errors.Busy: 1,
     errors.MemoryExhausted: 5,
     Draining: 1,
 }

@@ -8,6 +8,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from gradstep_server.sessions.buffers import Buffers
+from gradstep_server.web.body_limit import BODIES
 from gradstep_server.web.errors import MalformedBody
 
 DIRECT = "gradstep.receive_into"
@@ -17,20 +18,21 @@ ReceiveInto = Callable[[memoryview], Awaitable[bool]]
 """Fills a buffer of exactly the bytes that are left; returns whether all of them came."""
 
 
+_FIRST = 64 * 1024
+
+
 async def receive(request: Request, buffers: Buffers) -> memoryview:
     """Read a whole body into one buffer of the announced length, or a growing one.
 
     Raises:
         MalformedBody: the body is shorter than announced.
+        Busy: there is no room for it at present.
     """
     announced = request.headers.get("content-length")
     if announced is None:
-        grown = bytearray()
-        async for chunk in request.stream():
-            grown += chunk
-        return memoryview(grown)
-    # Memory is taken as it is written, so that announcing much costs the server nothing.
-    buffer = buffers.take(int(announced))
+        return await _receive_growing(request, buffers)
+    # Memory is taken as it is written, so that announcing much costs the server no more than room.
+    buffer = buffers.take(int(announced), BODIES)
     receive_into: ReceiveInto | None = request.scope.get("extensions", {}).get(DIRECT)
     end = 0
     while True:
@@ -49,3 +51,16 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
     if end != len(buffer):
         raise MalformedBody(f"the body ended after {end} of {len(buffer)} bytes")
     return buffer
+
+
+async def _receive_growing(request: Request, buffers: Buffers) -> memoryview:
+    """Read a body of unknown length."""
+    buffer, end = buffers.take(_FIRST, BODIES), 0
+    async for chunk in request.stream():
+        start, end = end, end + len(chunk)
+        if end > len(buffer):
+            larger = buffers.take(2 * end, BODIES)
+            larger[:start] = buffer[:start]
+            buffer = larger
+        buffer[start:end] = chunk
+    return buffer[:end]

@@ -14,6 +14,7 @@ from gradstep_server.sessions.errors import (
     InvalidConfig,
     InvalidTensors,
     PreconditionFailed,
+    QuotaExceeded,
     SessionConflict,
     SessionDeleted,
     SessionNotFound,
@@ -48,6 +49,7 @@ _CREATE_FAILS = responses(
     InvalidTensors,
     SessionConflict,
     SessionDeleted,
+    QuotaExceeded,
     StorageFull,
     StoreUnavailable,
 )

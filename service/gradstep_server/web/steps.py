@@ -17,6 +17,7 @@ from gradstep_server.sessions.errors import (
     NonFiniteGradient,
     ParamsMissing,
     PositionMismatch,
+    QuotaExceeded,
     SessionNotFound,
     StepConflict,
     StepNotFound,
@@ -63,6 +64,7 @@ _STEP_FAILS = responses(
     StepConflict,
     GenerationMismatch,
     NotAcceptable,
+    QuotaExceeded,
     StorageFull,
     StoreUnavailable,
 )
@@ -232,7 +234,7 @@ async def _step(
     )
     as_json = wants_json(request, default=read.json)
     if as_json and wanted.params:  # refused before the step is taken
-        require_small(await services.sessions.elements(ref))
+        require_small(request, await services.sessions.elements(ref))
     stepped = await services.sessions.step(
         ref,
         n,

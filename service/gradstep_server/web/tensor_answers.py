@@ -20,6 +20,7 @@ from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import nested
 from gradstep_server.web.accept import preference
 from gradstep_server.web.access import etag
+from gradstep_server.web.body_limit import take_room
 from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.tensor_bodies import FILE, OTHER_NAMES, SAFETENSORS
 
@@ -31,6 +32,9 @@ JOINED = 256 * 1024
 
 JSON_ELEMENTS = 1 << 20
 """The most elements that are written as JSON: some 20 MB, which take 40 ms."""
+
+_WRITTEN = 24
+"""Bytes that an element takes as JSON, at most."""
 
 SIZES = f"JSON is written for at most {JSON_ELEMENTS} elements; {SAFETENSORS} for any number."
 """What a client must know of it, for OpenAPI."""
@@ -81,17 +85,19 @@ def require_file(request: Request) -> None:
         raise NotAcceptable(f"this address writes {SAFETENSORS} alone")
 
 
-def require_small(elements: int) -> None:
-    """Refuse to write tensors as JSON that would be huge.
+def require_small(request: Request, elements: int) -> None:
+    """Refuse to write tensors as JSON that would be huge; count the room that it takes.
 
     Raises:
         NotAcceptable: they have more than `JSON_ELEMENTS` elements.
+        Busy: there is no room for it at present.
     """
     if elements > JSON_ELEMENTS:
         raise NotAcceptable(
             f"the parameters have {elements} elements, and at most {JSON_ELEMENTS} are written "
             f"as JSON; send Accept: {SAFETENSORS}"
         )
+    take_room(request, _WRITTEN * elements)
 
 
 def declared(model: type[BaseModel], description: str, *statuses: int) -> dict[int | str, Any]:

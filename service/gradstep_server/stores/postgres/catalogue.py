@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from time import time
 
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken
-from gradstep_server.sessions.store import Body, Entry, Head, Header
+from gradstep_server.sessions.store import Body, Entry, Head, Header, Usage
 from gradstep_server.stores.postgres import appending, log
 from gradstep_server.stores.postgres.connections import Connection, Row, changed
 from gradstep_server.stores.postgres.log import HEAD
@@ -22,7 +22,20 @@ WHERE tenant = $1 AND id > $2 AND deleted_at IS NULL ORDER BY id LIMIT $3
 _IDLE = f"""
 {_LIVE} JOIN gradstep_logs l USING (key) WHERE l.moved_at < $1 ORDER BY l.moved_at LIMIT $2
 """
-_TENANTS = "SELECT DISTINCT tenant FROM gradstep_sessions WHERE deleted_at IS NULL"
+# Beside its body and its record, an entry takes some 300 bytes with its indexes.
+_USAGE = """
+SELECT tenant, count(*), coalesce(sum(e.nbytes), 0)::bigint + coalesce(sum(p.nbytes), 0)::bigint
+FROM gradstep_sessions
+LEFT JOIN (
+    SELECT key, sum(
+        300 + octet_length(record) + CASE WHEN e.seq > l.trimmed THEN body_size ELSE 0 END
+    ) AS nbytes FROM gradstep_entries e JOIN gradstep_logs l USING (key) GROUP BY key
+) e USING (key)
+LEFT JOIN (
+    SELECT key, sum(body_size) AS nbytes FROM gradstep_snapshots GROUP BY key
+) p USING (key)
+WHERE deleted_at IS NULL GROUP BY tenant ORDER BY tenant COLLATE "C"
+"""
 _ADD = """
 INSERT INTO gradstep_sessions (tenant, id, key, config, digest, created_at)
 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, id) DO NOTHING
@@ -59,9 +72,9 @@ async def page(
     return [_live(row) for row in await db.fetch(_LIST, tenant, after, limit)]
 
 
-async def tenants(db: Connection) -> Sequence[str]:
-    """Return the tenants of the sessions that are not deleted, in order."""
-    return sorted(row[0] for row in await db.fetch(_TENANTS))
+async def usage(db: Connection) -> Mapping[str, Usage]:
+    """Return what the sessions that are not deleted take, by tenant, in order."""
+    return {tenant: Usage(count, nbytes) for tenant, count, nbytes in await db.fetch(_USAGE)}
 
 
 async def idle_since(db: Connection, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from time import time
 from uuid import UUID
@@ -18,6 +18,7 @@ from gradstep_server.sessions.store import (
     Header,
     Snapshot,
     SnapshotWriter,
+    Usage,
 )
 from gradstep_server.stores.postgres import (
     appending,
@@ -113,10 +114,10 @@ class PostgresStore:
         async with self._connections.use() as db:
             return await catalogue.page(db, tenant, after, limit)
 
-    async def tenants(self) -> Sequence[str]:
-        """Return the tenants that have sessions."""
+    async def usage(self) -> Mapping[str, Usage]:
+        """Return what the sessions take, by tenant."""
         async with self._connections.use() as db:
-            return await catalogue.tenants(db)
+            return await catalogue.usage(db)
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""

@@ -57,7 +57,7 @@ _COLUMNS = (
 _BY_ID = _COLUMNS + "tenant = ? AND id = ?"
 _BY_KEY = _COLUMNS + "key = ?"
 _PAGE = _COLUMNS + "tenant = ? AND id > ? AND deleted_at IS NULL ORDER BY id LIMIT ?"
-_TENANTS = "SELECT DISTINCT tenant FROM sessions WHERE deleted_at IS NULL ORDER BY tenant"
+_OWNERS = "SELECT tenant, key FROM sessions WHERE deleted_at IS NULL ORDER BY tenant"
 _CREATED_BEFORE = _COLUMNS + (
     "key > ? AND created_at < ? AND deleted_at IS NULL ORDER BY key LIMIT ?"
 )
@@ -130,10 +130,10 @@ class Catalogue(SqliteFile):
         with self.use() as db:
             return [_row(row) for row in db.execute(_PAGE, (tenant, after, limit))]
 
-    def tenants(self) -> Sequence[str]:
-        """Return the tenants of the sessions that are not deleted, in order."""
+    def owners(self) -> Sequence[tuple[str, str]]:
+        """Return tenant and key of the sessions that are not deleted, by tenant."""
         with self.use() as db:
-            return [tenant for (tenant,) in db.execute(_TENANTS)]
+            return list(db.execute(_OWNERS))
 
     def created_before(self, moment: float, after: str, limit: int) -> Sequence[Row]:
         """Return sessions that are not deleted, of any tenant, by key, from behind `after`."""

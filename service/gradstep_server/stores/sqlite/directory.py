@@ -8,7 +8,7 @@ deleted, so a crash leaves at most a file that no row asks for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -21,8 +21,9 @@ from gradstep_server.sessions.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from gradstep_server.sessions.store import Basis, Body, Entry, Head, Header, Snapshot
+from gradstep_server.sessions.store import Basis, Body, Entry, Head, Header, Snapshot, Usage
 from gradstep_server.stores.sqlite.catalogue import Catalogue, Row
+from gradstep_server.stores.sqlite.disk import size
 from gradstep_server.stores.sqlite.file import FileMissing
 from gradstep_server.stores.sqlite.log import LogFile
 from gradstep_server.stores.sqlite.logs import OpenLogs
@@ -135,9 +136,13 @@ class SqliteDirectory:
             found += ((header, head or _empty(header)) for header, head in self._heads(rows))
         return found
 
-    def tenants(self) -> Sequence[str]:
-        """Return the tenants that have sessions."""
-        return self._catalogue.tenants()
+    def usage(self) -> Mapping[str, Usage]:
+        """Return what the sessions' files take, by tenant."""
+        kept: dict[str, Usage] = {}
+        for tenant, key in self._catalogue.owners():
+            usage = Usage(1, size(self._logs.path(key)))
+            kept[tenant] = kept.get(tenant, Usage(0, 0)) + usage
+        return kept
 
     def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions not updated since `moment`, damaged ones left out."""

@@ -20,7 +20,11 @@ from gradstep_server.stores.sqlite.disk import unlink
 from gradstep_server.stores.sqlite.failures import Failure, is_disk_full
 from gradstep_server.stores.sqlite.schema import Schema, check, migrate
 
-_CACHE_KIB = 4 * 1024
+_CACHE_KIB = 1024
+"""Of each file that is in use."""
+
+_LARGE_PAGE = 64 * 1024
+"""Files with such pages hold bodies of megabytes, which are written once and read once."""
 _WAL_BYTES = 16 * 2**20
 
 
@@ -37,6 +41,7 @@ class SqliteFile:
         self._shared = shared
         self._lock = threading.Lock()
         self._link: Link | None = None
+        self._pages_are_large = False
 
     @contextmanager
     def use(self) -> Iterator[apsw.Connection]:
@@ -50,6 +55,7 @@ class SqliteFile:
                 if self._is_outdated():
                     self._drop()
                 yield self._connected()
+                self._release()
             except (apsw.Error, OSError, UnicodeDecodeError) as error:
                 failure = self._translated(error)
                 self._drop()
@@ -106,6 +112,7 @@ class SqliteFile:
             db = self._link.open()
             _configure(db)
             check(db, self._schema, self.path.name)
+            self._pages_are_large = int(db.pragma("page_size")) >= _LARGE_PAGE
             migrate(db, self._schema)
             with unless_full(db):
                 if unfinished:
@@ -115,6 +122,11 @@ class SqliteFile:
             self._drop()
             raise
         return db
+
+    def _release(self) -> None:
+        """Give back memory that holds pages of a body; dozens of files are open at once."""
+        if self._pages_are_large and self._link is not None and self._link.db is not None:
+            self._link.db.release_memory()
 
     def _translated(self, error: Failure) -> Unavailable:
         db = None if self._link is None else self._link.db

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from gradstep_server.sessions.store import (
     Header,
     Snapshot,
     SnapshotWriter,
+    Usage,
 )
 from gradstep_server.stores.bodies import Chunks, check_count
 from gradstep_server.stores.sqlite import bodies, unsynced
@@ -121,9 +122,9 @@ class SqliteStore:
         """Return the tenant's sessions by id, from behind `after`."""
         return await self._threads.run(self._sessions.list, tenant, after, limit)
 
-    async def tenants(self) -> Sequence[str]:
-        """Return the tenants that have sessions."""
-        return await self._threads.run(self._sessions.tenants)
+    async def usage(self) -> Mapping[str, Usage]:
+        """Return what the sessions' files take, by tenant."""
+        return await self._threads.run(self._sessions.usage)
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""
