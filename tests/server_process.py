@@ -44,7 +44,18 @@ class Server:
         *flags: str,
         store: str | None = None,
         trust: ssl.SSLContext | None = None,
+        group: Path | None = None,
     ) -> None:
+        """Describe a server.
+
+        Args:
+            data: its folder.
+            flags: those of the command.
+            store: another store than one in that folder.
+            trust: what its certificate is checked with.
+            group: the control group that it is to run in.
+        """
+        self._group = group
         self._flags = flags
         self._trust = trust
         self._store = store or f"sqlite:///{data}"
@@ -117,11 +128,17 @@ class Server:
     def _spawn(self, flags: list[str], settings: Mapping[str, str]) -> Process:
         with self.log.open("wb") as output:
             return subprocess.Popen(
-                [*COMMAND, *flags],
+                [*self._joining(), *COMMAND, *flags],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **settings},
             )
+
+    def _joining(self) -> list[str]:
+        """Return what a command is run by that joins the control group first."""
+        if self._group is None:
+            return []
+        return ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(self._group)]
 
     def _ready(self, page: str) -> bool:
         if not self.url:

@@ -15,7 +15,7 @@ from gradstep_server import __version__, metrics
 from gradstep_server.admission import keyring
 from gradstep_server.draining import Draining
 from gradstep_server.logs import PROBES, RequestLines
-from gradstep_server.memory_limit import give_back_what_is_freed
+from gradstep_server.memory_limit import give_back, hold_less
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.buffers import Buffers
@@ -66,7 +66,7 @@ _EXPIRY_INTERVAL = 60.0
 
 def create() -> FastAPI:
     """Return the application that the environment describes, for uvicorn's workers."""
-    give_back_what_is_freed()
+    hold_less()
     return create_app(Settings())
 
 
@@ -98,7 +98,11 @@ def create_app(settings: Settings) -> FastAPI:
             closing.push_async_callback(store.close)
             closing.push_async_callback(kept.close)
             await asyncio.to_thread(warm_up, compute)
-            for work in (_expire(kept, settings.session_ttl), page.keep_fresh(_FRESHNESS)):
+            for work in (
+                _expire(kept, settings.session_ttl),
+                page.keep_fresh(_FRESHNESS),
+                give_back(),
+            ):
                 closing.push_async_callback(_end, asyncio.create_task(work))
             closing.enter_context(draining.on_sigterm())
             yield

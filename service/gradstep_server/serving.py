@@ -17,7 +17,7 @@ from uvicorn.supervisors import Multiprocess
 from gradstep_server import __version__, admission, logs
 from gradstep_server.app import create_app, make_store
 from gradstep_server.ending import CannotRun
-from gradstep_server.memory_limit import give_back_what_is_freed
+from gradstep_server.memory_limit import hold_less
 from gradstep_server.metrics import workers
 from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
@@ -68,7 +68,7 @@ def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
         with workers.shared():
             Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
         return
-    give_back_what_is_freed()
+    hold_less()
     server = uvicorn.Server(_uvicorn(create_app(settings), settings))
     try:
         server.run([listening])

@@ -18,8 +18,8 @@ from gradstep_server.memory_limit import memory_limit
 
 PREFIX = "GRADSTEP_"
 
-_ITSELF = 256 * 2**20
-"""Bytes that the process takes without a session or a request, and for many small ones."""
+_ITSELF = 384 * 2**20
+"""Bytes for the process itself, for some hundred connections, and for the holes in its heaps."""
 
 
 def _part(parts: int) -> Callable[[dict[str, Any]], ByteSize]:

@@ -25,6 +25,7 @@ from crash import (
     full_disk,
     kills,
     machine,
+    overload,
     power,
     racers,
     recovery,
@@ -59,6 +60,7 @@ EXPERIMENTS: Mapping[str, Callable[[float, Progressing], list[Finding]]] = {
     "racers": racers.run,
     "faults": faults.run,
     "recovery": recovery.run,
+    "overload": overload.run,
     "machine": machine.run,
 }
 """By the name of their module, in the order in which they run."""

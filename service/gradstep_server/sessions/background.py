@@ -29,6 +29,10 @@ LAST_PIECES = 1.0
 """Seconds that snapshots under way have when the service ends; those that need more are
 abandoned, and due again when their sessions are used next."""
 
+_AT_ONCE = 2
+"""Snapshots that are taken at a time: each holds copies of some megabytes, and the state itself
+where its session is evicted meanwhile."""
+
 _KEPT = 2
 """Snapshots of a branch that are always kept, so that it can be gone back a little."""
 
@@ -83,6 +87,7 @@ class Background:
         self._observer = observer
         self._tasks: dict[tuple[str, str, str], asyncio.Task[None]] = {}
         self._closing = asyncio.Event()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     async def close(self) -> None:
         """Sync what is not synced, finish or abandon snapshots, and end."""
@@ -132,6 +137,10 @@ class Background:
 
     async def _snapshot(self, hot: Hot) -> None:
         """Keep a snapshot, then trim."""
+        async with self._turns:
+            await self._take_snapshot(hot)
+
+    async def _take_snapshot(self, hot: Hot) -> None:
         async with self._hot.use(hot.ref) as locked:
             header, state = locked.loaded()
             capture = Capture.begin(state)

@@ -33,6 +33,7 @@ from gradstep_server.schedulers import (
 )
 from gradstep_server.schedulers.curve import CHUNK, OWN_STEPS
 from gradstep_server.web import picture
+from gradstep_server.web.body_answer import whole_answer
 from gradstep_server.web.pointers import clause
 
 CurveFormat = Literal["json", "columns", "rows", "csv", "svg"]
@@ -146,7 +147,7 @@ async def respond(
     # Few points take long where all the steps before them must be taken.
     quick = numbers <= QUICK and curve.schedule.furthest == MAX_COUNT
     whole = _whole(drawing, where) if quick else await run_in_threadpool(_whole, drawing, where)
-    return Response(whole, headers=headers, media_type=media_type)
+    return whole_answer(whole, headers, media_type)
 
 
 def _whole(drawing: Drawing, where: str) -> bytes:

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
 from fastapi import Query, Request, Response
 from pydantic import BaseModel
-from starlette.background import BackgroundTask
-from starlette.types import Receive, Scope, Send
 
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.sessions import safetensors
 from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import Parameters, Receipt, Stepped
-from gradstep_server.sessions.store import Body
 from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import nested
 from gradstep_server.web.accept import preference
 from gradstep_server.web.access import etag
+from gradstep_server.web.body_answer import BodyAnswer, whole_answer
 from gradstep_server.web.body_limit import take_room
 from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.tensor_bodies import FILE, OTHER_NAMES, SAFETENSORS
-
-PIECE = 1 << 20
-"""Bytes handed to the server at a time, so that it can wait for a slow reader."""
-
-JOINED = 256 * 1024
-"""Bytes of small parts that are sooner copied together than sent one by one."""
 
 JSON_ELEMENTS = 1 << 20
 """The most elements that are written as JSON: some 20 MB, which take 40 ms."""
@@ -107,55 +99,10 @@ def declared(model: type[BaseModel], description: str, *statuses: int) -> dict[i
     }
 
 
-class BodyAnswer(Response):
-    """An answer made of byte views, sent piece by piece without joining them."""
-
-    def __init__(self, parts: Body, headers: Mapping[str, str], media_type: str) -> None:
-        self.parts = parts
-        self.status_code = 200
-        self.media_type = media_type
-        self.background: BackgroundTask | None = None
-        self.body = b""
-        self.init_headers({"Content-Length": str(sum(map(len, parts))), **headers})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
-        """Send the parts."""
-        start = {
-            "type": "http.response.start",
-            "status": self.status_code,
-            "headers": self.raw_headers,
-        }
-        await send(start)
-        held: bytes | memoryview = b""
-        for piece in pieces(self.parts):
-            if held:
-                await send({"type": "http.response.body", "body": held, "more_body": True})
-            held = piece
-        await send({"type": "http.response.body", "body": held, "more_body": False})
-
-
-def pieces(parts: Body) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of an answer as they are sent: small parts joined, large ones divided."""
-    small: list[memoryview] = []
-    size = 0
-    for part in parts:
-        if small and size + len(part) > JOINED:
-            yield b"".join(small)
-            small, size = [], 0
-        if len(part) > JOINED:
-            for begin in range(0, len(part), PIECE):
-                yield part[begin : begin + PIECE]
-        else:
-            small.append(part)
-            size += len(part)
-    if small:
-        yield b"".join(small)
-
-
 def json_answer(content: object, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with JSON, NumPy arrays as lists."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, headers=headers, media_type="application/json")
+    return whole_answer(body, headers, "application/json")
 
 
 def file_answer(
