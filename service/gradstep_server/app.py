@@ -43,6 +43,7 @@ from gradstep_server.web.access import Services
 from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
+from gradstep_server.web.in_time import InTime
 from gradstep_server.web.kept_answers import KeptAnswers
 from gradstep_server.web.request_id import RequestId
 from gradstep_server.web.secure_headers import SecureHeaders
@@ -87,6 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
+            closing.enter_context(draining.on_sigterm())
             closing.callback(compute.close)
             await store.open()
             closing.push_async_callback(store.close)
@@ -94,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
             await asyncio.to_thread(warm_up, compute)
             for work in (_expire(kept, settings.session_ttl), page.keep_fresh(_FRESHNESS)):
                 closing.push_async_callback(_end, asyncio.create_task(work))
-            closing.enter_context(draining.on_sigterm())
+            draining.may_wait = True
             yield
 
     app = FastAPI(
@@ -131,6 +133,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _put_around(app: FastAPI, settings: Settings, families: metrics.Families) -> None:
     """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
+    app.add_middleware(InTime)
     app.add_middleware(BodyLimit, limit=settings.max_body_size)
     app.add_middleware(
         Authentication, keyring=keyring(settings), public_curves=settings.public_curves

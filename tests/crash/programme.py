@@ -29,6 +29,7 @@ from crash import (
     racers,
     recovery,
     sigterm,
+    slow,
     syscalls,
     workers,
 )
@@ -50,6 +51,7 @@ Progressing = Callable[[int, int], None]
 EXPERIMENTS: Mapping[str, Callable[[float, Progressing], list[Finding]]] = {
     "kills": kills.run,
     "sigterm": sigterm.run,
+    "slow": slow.run,
     "syscalls": syscalls.run,
     "power": power.run,
     "full_disk": full_disk.run,

@@ -5,6 +5,8 @@ GradstepError
 ├── UnsupportedMediaType      the body is in a form that this route does not read
 ├── NotAcceptable             Accept names no form that this route writes
 ├── BodyTooLarge              the body exceeds a limit
+├── RequestTimeout            the client is too slow with its request
+├── TooManyConnections        there are as many as there may be
 ├── Unauthenticated           no key was sent, or none that is in force
 ├── Forbidden                 the key's role does not allow it
 ├── Draining                  the service was told to end, and soon will
@@ -46,6 +48,20 @@ class BodyTooLarge(GradstepError):
 
     code = "body-too-large"
     title = "The body is too large"
+
+
+class RequestTimeout(GradstepError):
+    """Raised when a request comes more slowly than a client may be."""
+
+    code = "request-timeout"
+    title = "The request came too slowly"
+
+
+class TooManyConnections(GradstepError):
+    """Raised when a process has as many connections as it may have."""
+
+    code = "too-many-connections"
+    title = "There are too many connections"
 
 
 class Unauthenticated(GradstepError):
