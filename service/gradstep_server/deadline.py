@@ -80,12 +80,15 @@ class Deadline:
 
 def _end() -> NoReturn:
     """End this process, and those that it has started."""
-    for child in multiprocessing.active_children():
+    children = multiprocessing.active_children()
+    for child in children:
         child.kill()
     _log.critical(
         "the process was told to end and has not: it is ended; still at work: %s",
         "; ".join(_at_work()) or "nothing",
     )
+    for child in children:
+        child.join(_SPARE / 2)
     os._exit(1)
 
 
