@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from gradstep_server.web.in_time import InTime
 from gradstep_server.web.slow_clients import Patience
 
 PATIENCE = Patience(head=0.5, rate=20_000, span=0.5, every=0.05, connections=4)
@@ -34,8 +35,12 @@ class App:
 
     def __init__(self) -> None:
         self.blocks = threading.Event()
+        self._in_time = InTime(self._serve)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._in_time(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         match request.url.path:
             case "/large":
@@ -125,7 +130,10 @@ def test_who_sends_while_the_process_stands_still_is_not_late(target: Served[App
         time.sleep(0.1)
         blocking.sendall(head(0, path="/blocked", method="GET"))
         assert target.app.blocks.wait(SOON)
-        client.sendall(b"x" * 20_000)
+        client.sendall(b"x" * 1000)
+        assert status_of(blocking) == 200
+        time.sleep(0.15)
+        client.sendall(b"x" * 19_000)
         assert status_of(client) == 200
 
 
