@@ -203,3 +203,13 @@ def test_a_body_that_nobody_reads_has_its_time_too(target: Target) -> None:
             dribble(client, b"x" * 100)
         assert answer_of(client)[0] == 0
     target.await_rest()
+
+
+def test_many_are_let_go_a_few_at_a_time(target: Target) -> None:
+    clients = [target.connect() for _ in range(50)]
+    for client in clients:
+        client.sendall(b"GET /livez HTTP/1.1\r\n")
+    for client in clients:
+        assert_too_slow(client)
+        client.close()
+    target.await_rest()

@@ -41,6 +41,12 @@ _log = logging.getLogger(__name__)
 _LINGER = 2.0
 """Seconds that a connection which is closed has to go, when all has been sent."""
 
+_AT_ONCE = 16
+"""How many are let go before others have their turn: to tell one takes a millisecond."""
+
+_SOONER = 20
+"""How much sooner the next look is then."""
+
 _TCP_INFO = struct.Struct("=24xI92xQ16xI")
 """Of Linux's tcp_info: tcpi_unacked, tcpi_bytes_acked, tcpi_notsent_bytes."""
 
@@ -98,17 +104,27 @@ class Timekeeper:
         # While the process stood still it received nothing, however quick its clients were.
         self._clock += min(now - self._looked, 2 * every)
         self._looked = now
-        self._is_looking = bool(connections)
-        if self._is_looking:
-            loop.call_later(every, self._look, loop, connections)
-        for connection in tuple(connections):
-            connection.look(self._clock)
+        before = self.let_go
+        try:
+            for connection in tuple(connections):
+                connection.look(self._clock)
+                if self.let_go - before == _AT_ONCE:
+                    every /= _SOONER
+                    break
+            else:
+                self._report(len(connections))
+        finally:
+            self._is_looking = bool(connections)
+            if self._is_looking:
+                loop.call_later(every, self._look, loop, connections)
+
+    def _report(self, left: int) -> None:
         if self.let_go or self.turned_away:
             _log.warning(
                 "%d connections were closed as too slow, %d turned away; there are %d",
                 self.let_go,
                 self.turned_away,
-                len(connections),
+                left,
             )
             self.let_go = self.turned_away = 0
 
