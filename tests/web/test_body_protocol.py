@@ -161,6 +161,8 @@ def test_a_client_that_leaves_within_its_body_is_noticed(loop: Loop, how: str) -
             assert time.monotonic() < until
             time.sleep(0.01)
         assert running.app.ends == ["disconnected"]
+        running.await_rest()
+        assert running.app.buffers.kept >= LARGE  # what was lent to the body came back
         with running.connect() as client:
             client.sendall(head(LARGE) + BODY)
             assert answers(client, 1) == [told(BODY)]

@@ -24,6 +24,9 @@ DIRECT_FROM = 256 * 1024
 """Bytes of a body from which on it is worth it."""
 
 
+_NOWHERE = memoryview(b"")
+
+
 class BodyProtocol(TimedProtocol):
     """One connection."""
 
@@ -88,6 +91,7 @@ class _Body:
     def stop(self) -> None:
         """Let what is being received end where it is."""
         if self._reader is not None:
+            self._http.give_up()
             self._reader.end()
 
     async def receive_into(self, room: memoryview) -> bool:
@@ -113,6 +117,7 @@ class _Body:
                 raise
             finally:
                 self._reader = None
+                reader.end()
             if cycle.disconnected:
                 return False
             if LATE not in cycle.scope["state"]:
@@ -159,6 +164,7 @@ class _Reader(asyncio.BufferedProtocol):
         self._http.resume_writing()
 
     def end(self) -> None:
-        """Wake who waits."""
+        """Wake who waits, and let go of the buffer: TLS refers to its last reader for long."""
+        self._room = _NOWHERE
         if not self.ended.done():
             self.ended.set_result(None)
