@@ -20,6 +20,7 @@ ROOTS = frozenset(
         "admission",
         "app",
         "cli",
+        "deadline",
         "draining",
         "ending",
         "maintenance",

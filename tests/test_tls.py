@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -113,3 +114,12 @@ def test_a_certificate_that_cannot_be_used_ends_with_one_sentence(
 def test_a_key_without_a_certificate_is_refused(files: tuple[Path, Path]) -> None:
     refused = command("--store", "memory://", "--ssl-keyfile", str(files[1]))
     assert "--ssl-certfile" in complaint(refused, code=2)
+
+
+def test_a_handshake_has_no_more_time_than_a_head(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    certificate, key = map(str, files)
+    flags = ("--ssl-certfile", certificate, "--ssl-keyfile", key, "--header-timeout", "1")
+    with server(tmp_path / "data", *flags, trust=trusting()) as running:
+        port = int(running.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            assert client.recv(1) == b""  # after a minute, it would otherwise be

@@ -46,6 +46,7 @@ from gradstep_server.web.access import Services
 from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
+from gradstep_server.web.in_time import InTime
 from gradstep_server.web.kept_answers import KeptAnswers
 from gradstep_server.web.rate_limit import RateLimit
 from gradstep_server.web.request_id import RequestId
@@ -93,6 +94,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
+            closing.enter_context(draining.on_sigterm())
             closing.callback(compute.close)
             await store.open()
             closing.push_async_callback(store.close)
@@ -104,7 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
                 give_back(),
             ):
                 closing.push_async_callback(_end, asyncio.create_task(work))
-            closing.enter_context(draining.on_sigterm())
+            draining.may_wait = True
             yield
 
     app = FastAPI(
@@ -141,6 +143,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _put_around(app: FastAPI, settings: Settings, room: Room, families: metrics.Families) -> None:
     """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
+    app.add_middleware(InTime)
     app.add_middleware(BodyLimit, limit=settings.largest_body, room=room)
     if settings.rates:
         app.add_middleware(RateLimit, limits=settings.rates)

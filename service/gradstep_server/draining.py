@@ -9,20 +9,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gradstep_server.deadline import END_WITHIN, Deadline
+
 
 class Draining:
     """Whether the service was told to end, and how long it goes on then."""
 
     def __init__(self, seconds: float) -> None:
         self.has_begun = False
+        self.may_wait = False
+        """Whether there is anything to go on with: not while it starts."""
+
         self._seconds = seconds
 
     @contextmanager
     def on_sigterm(self) -> Iterator[None]:
         """Notice SIGTERM in the block, and pass it on to the server when the time is over.
 
-        The server's own handler must be in place. Where there is none, as in tests, nothing is
-        noticed: there the signal ends the process.
+        From then on, and from SIGINT on, the process has its time to end, also
+        when the block has been left. The server's own handlers must be in place. Where there are
+        none, as in tests, nothing is noticed: there the signal ends the process.
         """
         is_main = threading.current_thread() is threading.main_thread()
         before = signal.getsignal(signal.SIGTERM)
@@ -30,17 +36,20 @@ class Draining:
             yield
             return
         loop = asyncio.get_running_loop()
+        deadline = Deadline()
 
         def begin(number: int, frame: FrameType | None) -> None:
-            if self.has_begun or not self._seconds:
-                self.has_begun = True
-                before(number, frame)
-                return
+            waits = self._seconds if self.may_wait and not self.has_begun else 0
             self.has_begun = True
-            loop.call_soon_threadsafe(loop.call_later, self._seconds, before, number, frame)
+            deadline.set(waits + END_WITHIN)
+            if waits:
+                loop.call_soon_threadsafe(loop.call_later, waits, before, number, frame)
+            else:
+                before(number, frame)
 
-        signal.signal(signal.SIGTERM, begin)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        with deadline.upon(signal.SIGINT, END_WITHIN):
+            signal.signal(signal.SIGTERM, begin)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGTERM, before)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import resource
+import signal
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import typer
@@ -16,6 +20,7 @@ from uvicorn.supervisors import Multiprocess
 
 from gradstep_server import __version__, admission, logs
 from gradstep_server.app import create_app, make_store
+from gradstep_server.deadline import END_WITHIN, Deadline
 from gradstep_server.ending import CannotRun
 from gradstep_server.memory_limit import hold_less
 from gradstep_server.metrics import workers
@@ -24,12 +29,15 @@ from gradstep_server.sessions.store import Store
 from gradstep_server.settings import Settings
 from gradstep_server.unix_socket import unix_socket
 from gradstep_server.web.body_protocol import BodyProtocol
+from gradstep_server.web.slow_clients import Patience, Timekeeper
 
 GRACE = 7
 """Seconds that requests in flight have to end when the service is told to stop: with
 what follows, the process is gone within 10."""
 
 _BACKLOG = 2048
+_OTHER_FILES = 1024
+"""What a process may have open beside its connections: the store's files, above all."""
 
 
 def run(settings: Settings) -> None:
@@ -64,9 +72,10 @@ def require_extras(settings: Settings) -> None:
 def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
     with suppress(OSError):  # who reads it may be on a full disk, which keeps no one from serving
         typer.echo(said)
+    _allow_files(settings.max_connections + _OTHER_FILES)
     if settings.workers > 1:
         with workers.shared():
-            Multiprocess(_uvicorn("gradstep_server.app:create", settings), [listening]).run()
+            _supervise(_uvicorn("gradstep_server.app:create", settings), listening, settings)
         return
     hold_less()
     server = uvicorn.Server(_uvicorn(create_app(settings), settings))
@@ -76,6 +85,22 @@ def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
         return
     if not server.started:
         raise CannotRun("the service did not start; the lines above say why")
+
+
+def _supervise(config: uvicorn.Config, listening: socket.socket, settings: Settings) -> None:
+    """Run workers, and see to it that none outlives its time."""
+    supervisor = Multiprocess(config, [listening])
+    deadline, seconds = Deadline(), settings.drain_seconds + END_WITHIN
+    with deadline.upon(signal.SIGTERM, seconds), deadline.upon(signal.SIGINT, seconds):
+        supervisor.run()
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process, and its workers, open so many files, or as many as it is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -160,20 +185,49 @@ def _checked_store(settings: Settings) -> Store:
     return make_store(settings)
 
 
+class _Config(uvicorn.Config):
+    """uvicorn's, which alone would give a TLS handshake a minute."""
+
+    handshake = 60.0
+    """Seconds that it may take."""
+
+    def get_loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop] | None:
+        """Return what makes an event loop whose servers know that limit."""
+        make = super().get_loop_factory()
+        if make is None or self.ssl_certfile is None:
+            return make
+
+        def made() -> asyncio.AbstractEventLoop:
+            loop = make()
+            limited = partial(loop.create_server, ssl_handshake_timeout=self.handshake)
+            loop.create_server = limited  # type: ignore[method-assign] # uvicorn has no parameter for it
+            return loop
+
+        return made
+
+
 def _uvicorn(target: Any, settings: Settings) -> uvicorn.Config:  # noqa: ANN401 - an app, or the name of its factory
-    return uvicorn.Config(
+    patience = Patience(
+        head=settings.header_timeout,
+        rate=settings.min_rate,
+        connections=settings.max_connections,
+    )
+    config = _Config(
         target,
         factory=isinstance(target, str),
         workers=settings.workers,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
         loop="auto",
-        http=BodyProtocol,
+        http=partial(BodyProtocol, timekeeper=Timekeeper(patience)),  # type: ignore[arg-type] # uvicorn only calls it
         ws="none",
         lifespan="on",
         log_config=logs.configuration(settings.log_level, settings.log_format),
         log_level=settings.log_level,
         access_log=False,  # the service has lines of its own, which say more
         server_header=False,
+        timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=GRACE,
     )
+    config.handshake = settings.header_timeout
+    return config

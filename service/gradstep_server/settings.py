@@ -133,6 +133,19 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """Origins whose pages may read curves and the catalogue, separated by commas; * for all."""
 
+    header_timeout: Annotated[float, Field(gt=0)] = 10
+    """Seconds in which the head of a request must be whole, and a TLS handshake done."""
+
+    min_rate: ByteSize = ByteSize(1024)
+    """Bytes a second, over 20 seconds, that a body must come with, and an answer be read
+    with; 0 for no limit."""
+
+    keep_alive: Annotated[int, Field(ge=1)] = 5
+    """Seconds after which a connection without a request is closed."""
+
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """The most connections to one process; further ones are told to come later."""
+
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """The least severe messages that are logged."""
 

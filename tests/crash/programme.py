@@ -30,6 +30,7 @@ from crash import (
     racers,
     recovery,
     sigterm,
+    slow,
     syscalls,
     workers,
 )
@@ -51,6 +52,7 @@ Progressing = Callable[[int, int], None]
 EXPERIMENTS: Mapping[str, Callable[[float, Progressing], list[Finding]]] = {
     "kills": kills.run,
     "sigterm": sigterm.run,
+    "slow": slow.run,
     "syscalls": syscalls.run,
     "power": power.run,
     "full_disk": full_disk.run,

@@ -16,6 +16,7 @@ SCALES = {
     "power": 0.02,
     "racers": 0.01,
     "sigterm": 0.1,
+    "slow": 0.1,
     "syscalls": 0.02,
     "workers": 0.1,
 }

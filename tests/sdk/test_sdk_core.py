@@ -194,7 +194,7 @@ def test_waits_double_under_their_bound_until_retries_are_used_up(
     assert bounds == waits[:-1]
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_wait_is_no_shorter_than_the_server_asks(status: int) -> None:
     attempts = Attempts(Request("PUT", "/v1/x"), 1)
     assert attempts.wait_after(answer(status, retry_after="17")) == 17.0

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
+import socket_server
+from socket_server import PATIENCE, How, Loop, Served, head
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -25,10 +26,9 @@ from starlette.types import Receive, Scope, Send
 from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.room import Room
 from gradstep_server.web.body_limit import BodyLimit
-from gradstep_server.web.body_protocol import DIRECT_FROM, BodyProtocol
+from gradstep_server.web.body_protocol import DIRECT_FROM
 from gradstep_server.web.receiving import DIRECT, receive
 
-PATIENCE = 20.0
 LARGE = 3_000_001
 LIMIT = 8 * 2**20
 BODY = np.random.default_rng(0).bytes(LARGE)
@@ -42,8 +42,12 @@ class App:
         self.buffers = Buffers(LIMIT)
         self.ends: list[str] = []
         self.begun = threading.Event()
+        self._limited = BodyLimit(self._serve, LIMIT, Room(sys.maxsize))
 
     async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
+        await self._limited(scope, receive_, send)
+
+    async def _serve(self, scope: Scope, receive_: Receive, send: Send) -> None:
         request = Request(scope, receive_)
         self.begun.set()
         try:
@@ -72,60 +76,12 @@ class App:
         return {"size": len(body), "digest": digest, "direct": direct is not None}
 
 
-class Served:
-    """A server in a thread."""
-
-    def __init__(self, listening: socket.socket, loop: str, grace: int) -> None:
-        self.app = App()
-        self._listening = listening
-        limited = BodyLimit(self.app, LIMIT, Room(sys.maxsize))
-        config = uvicorn.Config(
-            limited,
-            http=BodyProtocol,
-            loop=loop,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            timeout_graceful_shutdown=grace,
-        )
-        self.server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self.server.run, args=([listening],))
-
-    def start(self) -> None:
-        self._thread.start()
-        until = time.monotonic() + PATIENCE
-        while not self.server.started:
-            assert time.monotonic() < until
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self._thread.join(PATIENCE)
-        assert not self._thread.is_alive()
-
-    def connect(self) -> socket.socket:
-        client = socket.socket(self._listening.family)
-        client.settimeout(PATIENCE)
-        client.connect(self._listening.getsockname())
-        return client
-
-
 @contextmanager
-def served(loop: str, path: Path | None = None, grace: int = 5) -> Iterator[Served]:
-    with socket.socket(socket.AF_INET if path is None else socket.AF_UNIX) as listening:
-        listening.bind(("127.0.0.1", 0) if path is None else str(path))
-        listening.listen()
-        running = Served(listening, loop, grace)
-        running.start()
-        try:
-            yield running
-        finally:
-            running.stop()
-
-
-def head(size: int, *fields: str, path: str = "/") -> bytes:
-    lines = [f"PUT {path} HTTP/1.1", "Host: test", f"Content-Length: {size}", *fields, "", ""]
-    return "\r\n".join(lines).encode()
+def served(loop: Loop, path: Path | None = None, grace: int = 5) -> Iterator[Served[App]]:
+    """Serve an `App`, on a Unix socket in a folder if one is given."""
+    how = How(loop=loop, kind="tcp" if path is None else "unix", grace=grace)
+    with socket_server.served(App(), how, path or Path()) as running:
+        yield running
 
 
 def answers(client: socket.socket, count: int) -> list[dict[str, Any]]:
@@ -147,7 +103,7 @@ def told(body: bytes, *, direct: bool = True) -> dict[str, Any]:
 
 
 @LOOPS
-def test_a_large_body_arrives_whole_however_it_is_cut(loop: str) -> None:
+def test_a_large_body_arrives_whole_however_it_is_cut(loop: Loop) -> None:
     with served(loop) as running:
         for cut in (1, 100, 70_001, 1_000_003):
             with running.connect() as client:
@@ -161,14 +117,14 @@ def test_a_large_body_arrives_whole_however_it_is_cut(loop: str) -> None:
 
 
 @LOOPS
-def test_it_arrives_over_a_unix_socket(loop: str, tmp_path: Path) -> None:
-    with served(loop, tmp_path / "socket") as running, running.connect() as client:
+def test_it_arrives_over_a_unix_socket(loop: Loop, tmp_path: Path) -> None:
+    with served(loop, tmp_path) as running, running.connect() as client:
         client.sendall(head(LARGE) + BODY)
         assert answers(client, 1) == [told(BODY)]
 
 
 @LOOPS
-def test_a_connection_carries_one_body_after_another(loop: str) -> None:
+def test_a_connection_carries_one_body_after_another(loop: Loop) -> None:
     with served(loop) as running, running.connect() as client:
         for size in (LARGE, 10, LARGE - 1, DIRECT_FROM, DIRECT_FROM - 1, 0, LARGE):
             client.sendall(head(size) + BODY[:size])
@@ -177,7 +133,7 @@ def test_a_connection_carries_one_body_after_another(loop: str) -> None:
 
 
 @LOOPS
-def test_requests_sent_at_once_are_answered_in_order(loop: str) -> None:
+def test_requests_sent_at_once_are_answered_in_order(loop: Loop) -> None:
     sizes = [LARGE, 5, LARGE - 7, DIRECT_FROM + 1, 0]
     with served(loop) as running, running.connect() as client:
         message = b"".join(head(size) + BODY[:size] for size in sizes)
@@ -190,7 +146,7 @@ def test_requests_sent_at_once_are_answered_in_order(loop: str) -> None:
 
 @LOOPS
 @pytest.mark.parametrize("how", ["close", "reset", "half"])
-def test_a_client_that_leaves_within_its_body_is_noticed(loop: str, how: str) -> None:
+def test_a_client_that_leaves_within_its_body_is_noticed(loop: Loop, how: str) -> None:
     with served(loop) as running:
         with running.connect() as client:
             client.sendall(head(LARGE) + BODY[: LARGE // 2])
@@ -207,13 +163,15 @@ def test_a_client_that_leaves_within_its_body_is_noticed(loop: str, how: str) ->
             assert time.monotonic() < until
             time.sleep(0.01)
         assert running.app.ends == ["disconnected"]
+        running.await_rest()
+        assert running.app.buffers.kept >= LARGE  # what was lent to the body came back
         with running.connect() as client:
             client.sendall(head(LARGE) + BODY)
             assert answers(client, 1) == [told(BODY)]
 
 
 @LOOPS
-def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(loop: str) -> None:
+def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(loop: Loop) -> None:
     with served(loop) as running, running.connect() as client:
         client.sendall(head(LARGE, "Expect: 100-continue"))
         asked = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -223,7 +181,7 @@ def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(loop: str) -> Non
 
 
 @LOOPS
-def test_a_chunked_body_is_left_to_uvicorn(loop: str) -> None:
+def test_a_chunked_body_is_left_to_uvicorn(loop: Loop) -> None:
     with served(loop) as running:
         address = running._listening.getsockname()
         connection = HTTPConnection(*address)
@@ -233,7 +191,7 @@ def test_a_chunked_body_is_left_to_uvicorn(loop: str) -> None:
 
 
 @LOOPS
-def test_a_body_over_the_limit_is_refused_before_it_is_sent(loop: str) -> None:
+def test_a_body_over_the_limit_is_refused_before_it_is_sent(loop: Loop) -> None:
     with served(loop) as running, running.connect() as client:
         client.sendall(head(LIMIT + 1, "Expect: 100-continue"))
         assert client.recv(64).startswith(b"HTTP/1.1 413 ")
@@ -241,7 +199,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_sent(loop: str) -> None:
 
 
 @LOOPS
-def test_a_body_that_no_route_reads_is_passed_over(loop: str) -> None:
+def test_a_body_that_no_route_reads_is_passed_over(loop: Loop) -> None:
     with served(loop) as running, running.connect() as client:
         client.sendall(head(LARGE, path="/unread") + BODY)
         assert answers(client, 1) == [{}]
@@ -257,7 +215,7 @@ def test_another_size_than_the_rest_is_refused() -> None:
 
 
 @LOOPS
-def test_a_server_that_is_told_to_stop_receives_the_body_to_its_end(loop: str) -> None:
+def test_a_server_that_is_told_to_stop_receives_the_body_to_its_end(loop: Loop) -> None:
     with served(loop) as running, running.connect() as client:
         client.sendall(head(LARGE) + BODY[: LARGE // 2])
         assert running.app.begun.wait(PATIENCE)
@@ -270,7 +228,7 @@ def test_a_server_that_is_told_to_stop_receives_the_body_to_its_end(loop: str) -
 
 
 @LOOPS
-def test_a_body_that_does_not_end_holds_no_server_up(loop: str) -> None:
+def test_a_body_that_does_not_end_holds_no_server_up(loop: Loop) -> None:
     with served(loop, grace=1) as running, running.connect() as client:
         client.sendall(head(LARGE) + BODY[: LARGE // 2])
         assert running.app.begun.wait(PATIENCE)

@@ -43,7 +43,7 @@ class Client:
             timeout: The seconds that connecting, and every pause within a
                 request or an answer, may take.
             max_retries: How often a call is repeated if no answer comes or the
-                server is busy (429, 502, 503, 504).
+                server is busy (408, 429, 502, 503, 504).
             transport: What carries the requests instead of the network.
 
         Raises:

@@ -18,6 +18,7 @@ GradstepError
     │   └── StepNotFound          step-not-found
     ├── MethodNotAllowed          405, method-not-allowed
     ├── NotAcceptable             406, not-acceptable
+    ├── RequestTimeout            408, request-timeout
     ├── Conflict                  409
     │   ├── SessionConflict       session-conflict
     │   ├── SessionDeleted        session-deleted
@@ -36,6 +37,7 @@ GradstepError
     │   ├── StoreUnavailable      store-unavailable
     │   ├── StorageFull           storage-full
     │   ├── MemoryExhausted       memory-exhausted
+    │   ├── TooManyConnections    too-many-connections
     │   └── Draining              draining
     └── ServerError               500 and other 5xx
         ├── InternalError         internal-error
@@ -218,6 +220,12 @@ class NotAcceptable(ApiError):
     problem_code = "not-acceptable"
 
 
+class RequestTimeout(ApiError):
+    """Raised when the request came more slowly than the server waits for (408)."""
+
+    problem_code = "request-timeout"
+
+
 class Conflict(ApiError):
     """Raised when the content collides with where the session stands (409)."""
 
@@ -335,6 +343,12 @@ class MemoryExhausted(Unavailable):
     problem_code = "memory-exhausted"
 
 
+class TooManyConnections(Unavailable):
+    """Raised when the server has as many connections as it may have."""
+
+    problem_code = "too-many-connections"
+
+
 class Draining(Unavailable):
     """Raised when the server is about to end."""
 
@@ -374,6 +388,7 @@ CLASS_OF_STATUS: Mapping[int, type[ApiError]] = {
     404: NotFound,
     405: MethodNotAllowed,
     406: NotAcceptable,
+    408: RequestTimeout,
     409: Conflict,
     410: StepGone,
     412: PreconditionFailed,

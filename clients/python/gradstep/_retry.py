@@ -21,7 +21,7 @@ MAX_SECONDS = 8.0
 PATIENCE = 60.0
 """The longest Retry-After that is waited for; a longer one is the caller's to decide."""
 
-RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+RETRIED_STATUSES = frozenset({408, 429, 502, 503, 504})
 
 # Forked workers must not share a sequence, or they would all come back at once.
 _jitter = random.SystemRandom()

@@ -13,15 +13,21 @@ from __future__ import annotations
 import asyncio
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from gradstep_server.web.errors import RequestTimeout
+from gradstep_server.web.in_time import LATE
 from gradstep_server.web.receiving import DIRECT
+from gradstep_server.web.slow_clients import TimedProtocol
 
 DIRECT_FROM = 256 * 1024
 """Bytes of a body from which on it is worth it."""
 
 
-class BodyProtocol(HttpToolsProtocol):
+_NOWHERE = memoryview(b"")
+
+
+class BodyProtocol(TimedProtocol):
     """One connection."""
 
     _body: _Body | None = None
@@ -42,6 +48,12 @@ class BodyProtocol(HttpToolsProtocol):
         if self._body is not None:
             self._body.left -= len(body)
         super().on_body(body)
+
+    def stop_receiving(self) -> None:
+        """Wake who waits for the rest of a body that is late, however it is received."""
+        if self._body is not None:
+            self._body.stop()
+        super().stop_receiving()
 
     def lend(self, reader: asyncio.BufferedProtocol) -> None:
         """Let another protocol read what comes next."""
@@ -72,14 +84,22 @@ class _Body:
     def __init__(self, http: BodyProtocol, cycle: RequestResponseCycle, size: int) -> None:
         self._http = http
         self._cycle = cycle
+        self._reader: _Reader | None = None
         self.left = size
         """Bytes that have not come yet."""
+
+    def stop(self) -> None:
+        """Let what is being received end where it is."""
+        if self._reader is not None:
+            self._http.give_up()
+            self._reader.end()
 
     async def receive_into(self, room: memoryview) -> bool:
         """Receive the rest of the body into `room`; return False if the client left before.
 
         Raises:
             ValueError: the rest is of another size.
+            RequestTimeout: the rest came too slowly.
         """
         cycle, http = self._cycle, self._http
         begun = len(cycle.body)
@@ -87,18 +107,25 @@ class _Body:
             raise ValueError(f"{begun + self.left} bytes of the body are left, not {len(room)}")
         room[:begun] = cycle.body
         cycle.body = bytearray()
-        if self.left and not http.transport.is_closing():
-            reader = _Reader(http, room[begun:])
+        if self.left and not http.transport.is_closing() and LATE not in cycle.scope["state"]:
+            reader = self._reader = _Reader(http, room[begun:])
             http.lend(reader)
             try:
                 await reader.ended
             except asyncio.CancelledError:
                 http.give_up()
                 raise
+            finally:
+                self._reader = None
+                reader.end()
             if cycle.disconnected:
                 return False
-            self.left = 0
-            cycle.more_body = False
+            if LATE not in cycle.scope["state"]:
+                self.left = 0
+                cycle.more_body = False
+        if LATE in cycle.scope["state"]:
+            http.give_up()
+            raise RequestTimeout(cycle.scope["state"][LATE])
         return not self.left
 
 
@@ -117,15 +144,16 @@ class _Reader(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take note of bytes that came."""
+        self._http.received += nbytes
         self._room = self._room[nbytes:]
         if not self._room:
             self._http.take_back()
-            self._end()
+            self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Pass it on."""
         self._http.connection_lost(exc)
-        self._end()
+        self.end()
 
     def pause_writing(self) -> None:
         """Pass it on."""
@@ -135,6 +163,8 @@ class _Reader(asyncio.BufferedProtocol):
         """Pass it on."""
         self._http.resume_writing()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Wake who waits, and let go of the buffer: TLS refers to its last reader for long."""
+        self._room = _NOWHERE
         if not self.ended.done():
             self.ended.set_result(None)

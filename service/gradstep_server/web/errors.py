@@ -5,6 +5,8 @@ GradstepError
 ├── UnsupportedMediaType      the body is in a form that this route does not read
 ├── NotAcceptable             Accept names no form that this route writes
 ├── BodyTooLarge              the body exceeds a limit
+├── RequestTimeout            the client is too slow with its request
+├── TooManyConnections        there are as many as there may be
 ├── Unauthenticated           no key was sent, or none that is in force
 ├── Forbidden                 the key's role does not allow it
 ├── TooManyRequests           the sender's rate limit is used up
@@ -47,6 +49,20 @@ class BodyTooLarge(GradstepError):
 
     code = "body-too-large"
     title = "The body is too large"
+
+
+class RequestTimeout(GradstepError):
+    """Raised when a request comes more slowly than a client may be."""
+
+    code = "request-timeout"
+    title = "The request came too slowly"
+
+
+class TooManyConnections(GradstepError):
+    """Raised when a process has as many connections as it may have."""
+
+    code = "too-many-connections"
+    title = "There are too many connections"
 
 
 class Unauthenticated(GradstepError):

@@ -30,6 +30,8 @@ from gradstep_server.web.errors import (
     Forbidden,
     MalformedBody,
     NotAcceptable,
+    RequestTimeout,
+    TooManyConnections,
     TooManyRequests,
     Unauthenticated,
     UnsupportedMediaType,
@@ -56,8 +58,10 @@ STATUS: Mapping[type[GradstepError], int] = {
     Forbidden: 403,
     UnsupportedMediaType: 415,
     NotAcceptable: 406,
+    RequestTimeout: 408,
     BodyTooLarge: 413,
     TooManyRequests: 429,
+    TooManyConnections: 503,
     Draining: 503,
 }
 """The status of each class and of those below it."""
@@ -66,6 +70,7 @@ RETRY_AFTER: Mapping[type[GradstepError], int] = {
     errors.StoreUnavailable: 1,
     errors.Busy: 1,
     errors.MemoryExhausted: 5,
+    TooManyConnections: 1,
     Draining: 1,
 }
 """Seconds after which the same request is worth another try."""
@@ -77,7 +82,13 @@ _FRAMEWORK_CODES = {
     405: ("method-not-allowed", "The method is not allowed here"),
 }
 
-BODY_FAILS = (InvalidRequest, MalformedBody, BodyTooLarge, UnsupportedMediaType)
+BODY_FAILS = (
+    InvalidRequest,
+    MalformedBody,
+    RequestTimeout,
+    BodyTooLarge,
+    UnsupportedMediaType,
+)
 """What every route with a body can answer."""
 
 
