@@ -10,7 +10,7 @@ import httpx
 from fastapi import APIRouter, FastAPI
 
 from gradstep_server.schedulers import SCHEDULERS, Schedule
-from gradstep_server.sessions.room import Room
+from gradstep_server.sessions.room import Rooms
 from gradstep_server.web import (
     backprop,
     catalogue,
@@ -56,7 +56,7 @@ def stateless_app(
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(BodyLimit, limit=max_body_size, room=Room(_MEMORY))
+    app.add_middleware(BodyLimit, limit=max_body_size, rooms=Rooms.halves(_MEMORY))
     app.add_middleware(StatelessCors, origins=origins)
     app.add_middleware(RequestId)
     return app

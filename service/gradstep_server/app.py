@@ -21,7 +21,7 @@ from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.observer import Observer
 from gradstep_server.sessions.quotas import Quota
-from gradstep_server.sessions.room import Room
+from gradstep_server.sessions.room import Rooms
 from gradstep_server.sessions.safetensors import Limits
 from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Store
@@ -85,8 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
     families = metrics.Families()
     store = metrics.ObservedStore(make_store(settings), families)
     compute = Compute(settings.threads or os.cpu_count() or 1)
-    room = Room(settings.request_memory)
-    buffers = Buffers(settings.buffer_memory, room)
+    rooms = Rooms.halves(settings.request_memory)
+    buffers = Buffers(settings.buffer_memory, rooms.answers)
     kept = _sessions(settings, store, compute, buffers, metrics.SessionMetrics(families))
     page = metrics.Page(families, kept.memory)
     draining = Draining(settings.drain_seconds)
@@ -136,15 +136,15 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     problems.install(app)
     openapi.install(app)
-    _put_around(app, settings, room, families)
+    _put_around(app, settings, rooms, families)
     return app
 
 
-def _put_around(app: FastAPI, settings: Settings, room: Room, families: metrics.Families) -> None:
+def _put_around(app: FastAPI, settings: Settings, rooms: Rooms, families: metrics.Families) -> None:
     """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
     app.add_middleware(InTime)
-    app.add_middleware(BodyLimit, limit=settings.largest_body, room=room)
+    app.add_middleware(BodyLimit, limit=settings.largest_body, rooms=rooms)
     if settings.rates:
         app.add_middleware(RateLimit, limits=settings.rates)
     app.add_middleware(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from gradstep_server.sessions.buffers import SMALL, Buffers
 from gradstep_server.sessions.errors import Busy
-from gradstep_server.sessions.room import Room
+from gradstep_server.sessions.room import Room, Rooms, patiently
 
 SIZE = 4 * SMALL
 
@@ -24,12 +26,25 @@ def test_no_more_is_lent_than_there_is_room_for() -> None:
     assert room.taken == 0
 
 
-def test_bodies_leave_room_for_answers() -> None:
-    buffers = Buffers(0, Room(2 * SIZE))
-    body = buffers.take(SIZE, share=0.5)
+def test_bodies_and_answers_do_not_keep_each_other_out() -> None:
+    rooms = Rooms.halves(2 * SIZE)
+    buffers = Buffers(0, rooms.answers)
+    body = buffers.take(SIZE, rooms.bodies)
     with pytest.raises(Busy):
-        buffers.take(SMALL, share=0.5)
+        buffers.take(SMALL, rooms.bodies)
     assert len(buffers.take(SIZE)) == len(body)
+    assert (rooms.bodies.taken, rooms.answers.taken) == (SIZE, 0)
+
+
+@pytest.mark.anyio
+async def test_who_wants_room_waits_for_it_a_little() -> None:
+    room = Room(10)
+    room.take(10)
+    asyncio.get_running_loop().call_later(0.1, room.give_back, 5)
+    await patiently(room.take, 5)
+    assert room.taken == 10
+    with pytest.raises(Busy):
+        await patiently(room.take, 1)
 
 
 def test_what_cannot_be_had_takes_no_room() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from gradstep_server.sessions.buffers import Buffers
-from gradstep_server.sessions.room import Room
+from gradstep_server.sessions.room import Rooms
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.body_protocol import DIRECT_FROM
 from gradstep_server.web.receiving import DIRECT, receive
@@ -42,7 +41,7 @@ class App:
         self.buffers = Buffers(LIMIT)
         self.ends: list[str] = []
         self.begun = threading.Event()
-        self._limited = BodyLimit(self._serve, LIMIT, Room(sys.maxsize))
+        self._limited = BodyLimit(self._serve, LIMIT, Rooms.halves(2**40))
 
     async def __call__(self, scope: Scope, receive_: Receive, send: Send) -> None:
         await self._limited(scope, receive_, send)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from session_app import SAFETENSORS, SGD, file, gradients, running
+from session_app import SAFETENSORS, SGD, Service, file, gradients, running
+
+from gradstep_server.sessions.room import Rooms
 
 MIB = 2**20
 JSON = {"Content-Type": "application/json"}
+
+
+def rooms_of(service: Service) -> Rooms:
+    """Return the rooms in which the service counts its requests' memory."""
+    kwargs = next(m.kwargs for m in service.app.user_middleware if "rooms" in m.kwargs)
+    rooms = kwargs["rooms"]
+    assert isinstance(rooms, Rooms)
+    return rooms
 
 
 def test_a_session_too_many_is_refused_until_one_is_deleted() -> None:
@@ -52,10 +62,11 @@ def test_json_takes_more_room_than_its_size() -> None:
     large = small + b" " * (150 * 1024)
     with running(request_memory=8 * MIB) as service:
         too_large = service.put("/v1/sessions/a", content=large + b" " * 2**16, headers=JSON)
-        room = service.app.state.services.buffers.take(2 * MIB)
+        room = rooms_of(service).bodies
+        room.take(2 * MIB)
         busy = service.put("/v1/sessions/a", content=large, headers=JSON)
         taken = service.put("/v1/sessions/a", content=small, headers=JSON)
-        del room
+        room.give_back(2 * MIB)
         again = service.put("/v1/sessions/a", content=large, headers=JSON)
 
     assert (too_large.status_code, busy.status_code) == (413, 503)
@@ -68,7 +79,7 @@ def test_an_answer_that_has_no_room_refuses_the_step_before_it_is_taken() -> Non
     with running(request_memory=5 * MIB) as service:
         service.put("/v1/sessions/a", json={"optimizer": SGD})
         service.put("/v1/sessions/a/params", content=file(params), headers=SAFETENSORS)
-        room = service.app.state.services.buffers.take(4 * MIB)
+        room = service.app.state.services.buffers.take(2 * MIB)
         body = file(gradients(2, b=(4,)))
         refused = service.put("/v1/sessions/a/steps/1", content=body, headers=SAFETENSORS)
         assert service.get("/v1/sessions/a").json()["step"] == 0

@@ -54,14 +54,14 @@ class Buffers:
         """How many bytes wait for their next use."""
         return self._kept
 
-    def take(self, nbytes: int, share: float = 1.0) -> memoryview:
+    def take(self, nbytes: int, room: Room | None = None) -> memoryview:
         """Return a writable buffer of any content, aligned for every dtype.
 
         What is new of it costs memory only as it is written. What is `SMALL` is not counted.
 
         Args:
             nbytes: its size.
-            share: the part of the room that may be lent after this.
+            room: where it is counted, if not in the room that these buffers have.
 
         Raises:
             Busy: so much would not fit beside what is lent.
@@ -69,16 +69,16 @@ class Buffers:
         """
         if nbytes < SMALL:
             return np.empty(nbytes, np.uint8).data
-        size = _rounded(nbytes)
-        self._room.take(size, share)
+        size, room = _rounded(nbytes), room or self._room
+        room.take(size)
         try:
             block = self._found(nbytes) or _mapped(size)
         except BaseException:
-            self._room.give_back(size)
+            room.give_back(size)
             raise
         # Its base is no array: arrays made of it refer to it, and not past it to its base.
         lent = np.frombuffer(block, np.uint8, nbytes)
-        weakref.finalize(lent, self._give_back, block, size).atexit = False
+        weakref.finalize(lent, self._give_back, block, room, size).atexit = False
         return lent.data
 
     def _found(self, nbytes: int) -> mmap.mmap | None:
@@ -90,8 +90,8 @@ class Buffers:
                     return block
         return None
 
-    def _give_back(self, block: mmap.mmap, size: int) -> None:
-        self._room.give_back(size)
+    def _give_back(self, block: mmap.mmap, room: Room, size: int) -> None:
+        room.give_back(size)
         with self._lock:
             self._free.appendleft(block)
             self._kept += len(block)

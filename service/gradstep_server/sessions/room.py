@@ -1,14 +1,29 @@
 """Memory for requests under way: what their bodies and answers may take, all together.
 
-Who wants more than there is, is told so before anything is read or changed, so
-that many large requests at once cost refusals and not the process.
+Who wants more than there is waits a little, and is told so then, before anything is
+read or changed: many large requests at once cost refusals and not the process.
 """
 
 from __future__ import annotations
 
+import asyncio
+import random
 import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, Self, TypeVar
 
 from gradstep_server.sessions.errors import Busy
+
+_PATIENCE = 2.0
+"""Seconds that someone waits for room."""
+
+_POLL = 0.02
+"""Seconds between two tries, on average; drawn, so that nobody is always behind another."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Room:
@@ -25,18 +40,14 @@ class Room:
         """How many bytes are in use."""
         return self._taken
 
-    def take(self, nbytes: int, share: float = 1.0) -> None:
+    def take(self, nbytes: int) -> None:
         """Count bytes as taken.
-
-        Args:
-            nbytes: how many.
-            share: the part of all room that may be taken after this.
 
         Raises:
             Busy: there is not so much room at present.
         """
         with self._lock:
-            if self._taken + nbytes > self.limit * share:
+            if self._taken + nbytes > self.limit:
                 raise Busy(
                     f"{nbytes} bytes more do not fit beside the {self._taken} that requests under "
                     "way take; send it again in a moment"
@@ -47,3 +58,32 @@ class Room:
         """Count bytes as free again."""
         with self._lock:
             self._taken -= nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Room for what comes and for what goes: answers never keep bodies out, or the other way."""
+
+    bodies: Room
+    answers: Room
+
+    @classmethod
+    def halves(cls, nbytes: int) -> Self:
+        """Return two rooms of equal size."""
+        return cls(Room(nbytes // 2), Room(nbytes // 2))
+
+
+async def patiently(take: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `take` returns, called again while it raises `Busy`, for a while.
+
+    Raises:
+        Busy: it did so to the end.
+    """
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return take(*args, **kwargs)
+        except Busy:
+            if time.monotonic() >= until:
+                raise
+        await asyncio.sleep(2 * _POLL * random.random())  # noqa: S311 - not a secret

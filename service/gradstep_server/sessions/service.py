@@ -43,11 +43,12 @@ from gradstep_server.sessions.receipts import (
     Stepped,
     View,
 )
+from gradstep_server.sessions.room import patiently
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.store import Head, Header, Ref, Store
 from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.sessions.timeline import Timeline
-from gradstep_server.sessions.transfer import StateFile, exported
+from gradstep_server.sessions.transfer import StateFile, exported, exported_size
 
 
 class Sessions:
@@ -172,7 +173,7 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, generation):
-            return await self._params(state, generation, dtype, self._room(state, dtype))
+            return await self._params(state, generation, dtype, await self._room(state, dtype))
 
     async def state(self, ref: Ref, step: int | None = None) -> tuple[Tensors, dict[str, str]]:
         """Return the whole state, of now or after a step, copied: tensors and metadata.
@@ -181,7 +182,8 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, _):
-            return await offload(state.elements, exported, state, self._buffers)
+            room = await patiently(self._buffers.take, exported_size(state))
+            return await offload(state.elements, exported, state, room)
 
     async def step(
         self,
@@ -209,7 +211,7 @@ class Sessions:
         async with self._hot.use(ref) as hot:
             laps.end("wait")
             # Before anything is changed: an answer that does not fit refuses the step.
-            room = self._room(hot.loaded()[1], dtype) if want_params else None
+            room = await self._room(hot.loaded()[1], dtype) if want_params else None
             entry, replayed = await self._journal.once(hot, command, laps)
             state = hot.loaded()[1]
             params = None
@@ -369,10 +371,10 @@ class Sessions:
             else:
                 return
 
-    def _room(self, state: State, dtype: DType | None) -> memoryview:
+    async def _room(self, state: State, dtype: DType | None) -> memoryview:
         """Return where parameters are copied to."""
         storage = (dtype or state.config.dtype).storage
-        return self._buffers.take(state.elements * storage.itemsize)
+        return await patiently(self._buffers.take, state.elements * storage.itemsize)
 
     async def _params(
         self, state: State, generation: int, dtype: DType | None, room: memoryview

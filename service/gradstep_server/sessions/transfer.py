@@ -14,7 +14,6 @@ from gradstep_server.kinds import MAX_COUNT, Count, NonNegative
 from gradstep_server.optimizers import Scalars
 from gradstep_server.schedulers import NOTHING, Followed
 from gradstep_server.sessions import accumulation
-from gradstep_server.sessions.buffers import NOTHING_KEPT, Buffers
 from gradstep_server.sessions.config import faults_of
 from gradstep_server.sessions.digests import canonical, index
 from gradstep_server.sessions.errors import InvalidTensors
@@ -116,14 +115,19 @@ def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
     state.followed = Followed(**asked.get("followed", {}))
 
 
-def exported(state: State, buffers: Buffers = NOTHING_KEPT) -> tuple[Tensors, dict[str, str]]:
-    """Return a session's whole state as tensors, copied into a buffer, and metadata.
+def exported_size(state: State) -> int:
+    """Return the bytes of all tensors that `exported` returns."""
+    return sum(len(view.data) for view in state.dump()[1].values())
+
+
+def exported(state: State, room: memoryview | None = None) -> tuple[Tensors, dict[str, str]]:
+    """Return a session's whole state as tensors, copied into `room`, and metadata.
 
     What the next step will use (`lr`, `momentum`, `weight_decay`) stands there for
     readers that cannot compute a schedule; it follows from the rest and is not read back.
     """
     facts, views = state.dump()
-    rest = buffers.take(sum(len(view.data) for view in views.values()))
+    rest = memoryview(bytearray(exported_size(state))) if room is None else room
     tensors = {}
     for key, view in views.items():
         copied, rest = rest[: len(view.data)], rest[len(view.data) :]

@@ -11,54 +11,55 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gradstep_server.sessions.room import Room
+from gradstep_server.sessions.room import Room, Rooms, patiently
 from gradstep_server.web.errors import BodyTooLarge
 from gradstep_server.web.problems import render
-
-BODIES = 0.5
-"""The part of all room that bodies may take, so that there is some for their answers."""
 
 _TAKEN = "room"
 
 
 class _Taken:
-    """What one request takes of the room."""
+    """What one request takes beside the buffers that it is lent."""
 
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.nbytes = 0
+    def __init__(self, rooms: Rooms) -> None:
+        self.rooms = rooms
+        self._taken: list[tuple[Room, int]] = []
 
-    def take(self, nbytes: int, share: float) -> None:
-        self.room.take(nbytes, share)
-        self.nbytes += nbytes
+    def take(self, nbytes: int, room: Room) -> None:
+        room.take(nbytes)
+        self._taken.append((room, nbytes))
 
     def give_back(self) -> None:
-        self.room.give_back(self.nbytes)
+        for room, nbytes in self._taken:
+            room.give_back(nbytes)
 
 
-def largest(request: Request, factor: int) -> int:
-    """Return the size from which on a body that takes so many times its size never has room."""
-    taken: _Taken = request.scope["state"][_TAKEN]
-    return int(taken.room.limit * BODIES) // factor
+def rooms(request: Request) -> Rooms:
+    """Return the rooms in which a request's memory is counted."""
+    return _taken(request).rooms
 
 
-def take_room(request: Request, nbytes: int, share: float = 1.0) -> None:
+async def take_room(request: Request, nbytes: int, room: Room) -> None:
     """Count memory as taken until the request has been answered.
 
     Raises:
-        Busy: there is not so much room at present.
+        Busy: there is not so much room, and will not be soon.
     """
+    await patiently(_taken(request).take, nbytes, room)
+
+
+def _taken(request: Request) -> _Taken:
     taken: _Taken = request.scope["state"][_TAKEN]
-    taken.take(nbytes, share)
+    return taken
 
 
 class BodyLimit:
     """ASGI middleware: refuses an announced length at once, an unannounced one as it grows."""
 
-    def __init__(self, app: ASGIApp, limit: int, room: Room) -> None:
+    def __init__(self, app: ASGIApp, limit: int, rooms: Rooms) -> None:
         self.app = app
         self.limit = limit
-        self.room = room
+        self.rooms = rooms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the call on if its body may be small enough."""
@@ -71,7 +72,7 @@ class BodyLimit:
             await render(Request(scope), error)(scope, receive, send)
             return
         received = 0
-        taken = scope.setdefault("state", {})[_TAKEN] = _Taken(self.room)
+        taken = scope.setdefault("state", {})[_TAKEN] = _Taken(self.rooms)
 
         async def receive_within_limit() -> Message:
             nonlocal received

@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import Curve, Schedule
 from gradstep_server.web import caching
-from gradstep_server.web.body_limit import take_room
+from gradstep_server.web.body_limit import rooms, take_room
 from gradstep_server.web.curve_formats import MEDIA_TYPES, CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_query import WINDOW, from_query
 from gradstep_server.web.curve_request import CurveAnswer, CurveRequest
@@ -60,7 +60,7 @@ def router(max_points: int) -> APIRouter:
         format: Form = "json",  # noqa: A002 - the parameter's name on the wire
     ) -> Response:
         drawing = _drawing(asked, format, max_points)
-        take_room(request, drawing.room)
+        await take_room(request, drawing.room, rooms(request).answers)
         return await respond(drawing)
 
     @routes.get(
@@ -88,7 +88,7 @@ def router(max_points: int) -> APIRouter:
         unchanged = caching.not_modified(request, headers)
         if unchanged is not None:
             return unchanged
-        take_room(request, drawing.room)
+        await take_room(request, drawing.room, rooms(request).answers)
         return await respond(drawing, where="/query", headers=headers)
 
     return routes

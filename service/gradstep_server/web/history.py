@@ -15,7 +15,7 @@ from gradstep_server.schedulers.curve import MIN_DECIMATED
 from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.receipts import HistoryPage
 from gradstep_server.web.access import RefOf, ServicesOf
-from gradstep_server.web.body_limit import take_room
+from gradstep_server.web.body_limit import rooms, take_room
 from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
 from gradstep_server.web.curve_request import CurveAnswer
 from gradstep_server.web.problems import responses
@@ -113,7 +113,7 @@ async def get_schedule(
     curve = Curve(view.config.scheduler or _KEPT_RATE, bases, window, view.followed)
     title = view.config.name or view.id
     drawing = Drawing(curve, format, grouped=True, title=title, max_points=max_points)
-    take_room(request, drawing.room)
+    await take_room(request, drawing.room, rooms(request).answers)
     return await respond(drawing, where="/query")
 
 

@@ -7,7 +7,7 @@ from fastapi import Request
 from pydantic import JsonValue
 from starlette.datastructures import Headers
 
-from gradstep_server.web.body_limit import BODIES, largest, take_room
+from gradstep_server.web.body_limit import rooms, take_room
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
 LIMIT = 64 * 2**20
@@ -90,7 +90,8 @@ async def read(request: Request, limit: int) -> bytes:
         BodyTooLarge: the announced or the received length exceeds the limit.
         Busy: there is no room for it at present.
     """
-    limit = min(limit, largest(request, IN_MEMORY))
+    room = rooms(request).bodies
+    limit = min(limit, room.limit // IN_MEMORY)
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit:
         raise BodyTooLarge(
@@ -99,7 +100,7 @@ async def read(request: Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
-        take_room(request, IN_MEMORY * len(chunk), BODIES)
+        await take_room(request, IN_MEMORY * len(chunk), room)
         size += len(chunk)
         if size > limit:
             raise BodyTooLarge(f"the body has more than the {limit} bytes of JSON accepted")

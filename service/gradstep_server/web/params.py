@@ -92,7 +92,7 @@ async def get_params(
     require_half(await services.sessions.dtype(ref), dtype)
     as_json = wants_json(request, default=False)
     if as_json:  # refused before a past state is made again
-        require_small(request, await services.sessions.elements(ref))
+        await require_small(request, await services.sessions.elements(ref))
     params = await services.sessions.params(ref, step, dtype)
     return await params_answer(params, as_json=as_json)
 

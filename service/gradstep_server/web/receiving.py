@@ -8,7 +8,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from gradstep_server.sessions.buffers import Buffers
-from gradstep_server.web.body_limit import BODIES
+from gradstep_server.sessions.room import patiently
+from gradstep_server.web.body_limit import rooms
 from gradstep_server.web.errors import MalformedBody
 
 DIRECT = "gradstep.receive_into"
@@ -32,7 +33,7 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
     if announced is None:
         return await _receive_growing(request, buffers)
     # Memory is taken as it is written, so that announcing much costs the server no more than room.
-    buffer = buffers.take(int(announced), BODIES)
+    buffer = await patiently(buffers.take, int(announced), rooms(request).bodies)
     receive_into: ReceiveInto | None = request.scope.get("extensions", {}).get(DIRECT)
     end = 0
     while True:
@@ -55,11 +56,12 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
 
 async def _receive_growing(request: Request, buffers: Buffers) -> memoryview:
     """Read a body of unknown length."""
-    buffer, end = buffers.take(_FIRST, BODIES), 0
+    room = rooms(request).bodies
+    buffer, end = buffers.take(_FIRST, room), 0
     async for chunk in request.stream():
         start, end = end, end + len(chunk)
         if end > len(buffer):
-            larger = buffers.take(2 * end, BODIES)
+            larger = await patiently(buffers.take, 2 * end, room)
             larger[:start] = buffer[:start]
             buffer = larger
         buffer[start:end] = chunk

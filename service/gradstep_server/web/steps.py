@@ -234,7 +234,7 @@ async def _step(
     )
     as_json = wants_json(request, default=read.json)
     if as_json and wanted.params:  # refused before the step is taken
-        require_small(request, await services.sessions.elements(ref))
+        await require_small(request, await services.sessions.elements(ref))
     stepped = await services.sessions.step(
         ref,
         n,

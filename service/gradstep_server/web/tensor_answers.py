@@ -18,7 +18,7 @@ from gradstep_server.web import nested
 from gradstep_server.web.accept import preference
 from gradstep_server.web.access import etag
 from gradstep_server.web.body_answer import BodyAnswer, whole_answer
-from gradstep_server.web.body_limit import take_room
+from gradstep_server.web.body_limit import rooms, take_room
 from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.tensor_bodies import FILE, OTHER_NAMES, SAFETENSORS
 
@@ -77,7 +77,7 @@ def require_file(request: Request) -> None:
         raise NotAcceptable(f"this address writes {SAFETENSORS} alone")
 
 
-def require_small(request: Request, elements: int) -> None:
+async def require_small(request: Request, elements: int) -> None:
     """Refuse to write tensors as JSON that would be huge; count the room that it takes.
 
     Raises:
@@ -89,7 +89,7 @@ def require_small(request: Request, elements: int) -> None:
             f"the parameters have {elements} elements, and at most {JSON_ELEMENTS} are written "
             f"as JSON; send Accept: {SAFETENSORS}"
         )
-    take_room(request, _WRITTEN * elements)
+    await take_room(request, _WRITTEN * elements, rooms(request).answers)
 
 
 def declared(model: type[BaseModel], description: str, *statuses: int) -> dict[int | str, Any]:
