@@ -7,11 +7,12 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from fixed_roundings import FixedRoundings
 from paper_optimizers import PAPERS
 from pydantic import ValidationError
 from session_states import Array
@@ -134,6 +135,11 @@ def numbers_of(tensors: list[torch.Tensor]) -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
+def roundings_of(kind: str) -> AbstractContextManager[Any]:
+    """Fix what torch leaves to the machine where a kind's numbers would hang on it."""
+    return FixedRoundings() if kind == "Muon" else nullcontext()
+
+
 def clip_gradients(tensors: list[torch.Tensor], clip: Any) -> float:
     """Clip the gradients of these tensors; return their norm before, in float64."""
     norms = [tensor.grad.double().norm() for tensor in tensors if tensor.grad is not None]
@@ -174,10 +180,14 @@ def _optax_scale(gradient: Array, weight: Array, clip: Any) -> Any:
 class TorchRun:
     """Parameters that torch steps, with a rate that decays and with clipping."""
 
+    fixed = True
+    """Whether roundings that torch leaves to the machine are fixed."""
+
     def __init__(
         self, params: Mapping[str, Any], initial: Mapping[str, Array], clip: Any = None
     ) -> None:
         self.clip = clip
+        self._kind = params["type"]
         self._scalars = OPTIMIZERS[params["type"]].scalars.keys()
         self.tensors = {name: torch.tensor(array) for name, array in initial.items()}
         self.optimizer = build(params, list(self.tensors.values()))
@@ -196,7 +206,8 @@ class TorchRun:
             present += [tensor] if gradient is not None else []
         if self.clip:
             clip_gradients(present, self.clip)
-        with numbers_of(list(self.tensors.values())):
+        roundings = roundings_of(self._kind) if self.fixed else nullcontext()
+        with numbers_of(list(self.tensors.values())), roundings:
             self.optimizer.step()
         self._rate.step()
 
