@@ -90,20 +90,27 @@ def varied(kind: str, rng: random.Random) -> dict[str, Any]:
     """Return a point of a kind's grid with its numbers moved about."""
     params = dict(rng.choice(grid(kind)))
     for name, value in params.items():
-        if name != "type" and not isinstance(value, bool):
-            near = [
-                _near(number, rng) for number in (value if isinstance(value, list) else [value])
-            ]
-            moved = {name: near if isinstance(value, list) else near[0]}
-            if _valid(params | moved):
-                params |= moved
+        several = isinstance(value, list)
+        numbers = value if several else [value]
+        if name == "type" or not all(_moves(kind, name, number) for number in numbers):
+            continue
+        near = [_near(number, rng) for number in numbers]
+        moved = {name: near if several else near[0]}
+        if _valid(params | moved):
+            params |= moved
     return params
+
+
+def _moves(kind: str, name: str, value: Any) -> bool:
+    """Whether a hyperparameter is a number that need not be whole."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and OPTIMIZERS[kind].model_fields[name].annotation is not int
 
 
 def _near(number: float, rng: random.Random) -> float:
     """Return a number nearby; one that is close to 1 is moved by what it lacks of it."""
     factor = 10 ** rng.uniform(-0.5, 0.5)
-    return 1 - (1 - number) * factor if 0.5 < number < 1 else number * factor
+    return 1 - (1 - number) * factor if 0.5 <= number < 1 else number * factor
 
 
 def _valid(params: Mapping[str, Any]) -> bool:

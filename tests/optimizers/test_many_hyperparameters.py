@@ -75,9 +75,13 @@ def references(kind: str) -> list[Reference]:
         return [Reference(kind, "{}, its roundings fixed", of_torch), as_is]
     if OPTIMIZERS[kind].torch_name:
         return [Reference(kind, "{}", of_torch)]
-    # optax has no decay like that of LARS's paper, and the rate inside the buffer only.
-    only = {"momentum_style": "classical", "weight_decay": 0.0} if kind == "LARS" else {}
-    return [Reference(kind, "{}", of_optax, only), Reference(kind, "its paper", of_torch)]
+    if kind == "LARS":
+        # Steps as long as the tensor itself soon lead to infinity.
+        slow = {"trust_coefficient": 1e-3}
+        # optax has no decay like the paper's, and the rate inside the buffer only.
+        only = slow | {"momentum_style": "classical", "weight_decay": 0.0}
+        return [Reference(kind, "{}", of_optax, only), Reference(kind, "its paper", of_torch, slow)]
+    return [Reference(kind, "{}", of_optax), Reference(kind, "its paper", of_torch)]
 
 
 REFERENCES = [reference for kind in OPTIMIZERS for reference in references(kind)]

@@ -104,7 +104,7 @@ ACCUMULATIONS: list[dict[str, Any] | None] = [
     {"steps": 3, "mode": "sum"},
 ]
 FREEZES: list[list[str]] = [[], [], [], ["b"], ["s", "w*"], ["?"]]
-_RMSPROP = OPTIMIZER_KINDS["RMSprop"](momentum=0.5).model_dump(mode="json")
+_RMSPROP = OPTIMIZER_KINDS["RMSprop"].model_validate({"momentum": 0.5}).model_dump(mode="json")
 _OF_ALL: list[list[dict[str, Any]]] = [[], [{"match": ["b"], "lr": 0.02}]]
 _OF_DECAYING: list[list[dict[str, Any]]] = [
     [{"match": ["s", "b"], "weight_decay": 0.0}, {"match": ["b*", "w"], "lr": 0.03}],
