@@ -36,7 +36,7 @@ test: $(VENV)/everything ## Run all tests
 
 conformance: $(VENV)/everything ## Compare every kind with the library whose numbers it has, and write down how close
 	$(BIN)/python -m pip install --quiet --editable '.[conformance]'
-	CONFORMANCE_PAGE=docs/conformance.md $(BIN)/python -m pytest -s -m 'conformance or not slow' tests/schedulers/test_schedule_conformance.py tests/optimizers/test_optimizer_conformance.py tests/optimizers/test_optax_conformance.py
+	CONFORMANCE_PAGE=docs/conformance.md $(BIN)/python -m pytest -s -m 'conformance or not slow' tests/schedulers/test_schedule_conformance.py tests/optimizers/test_optimizer_conformance.py tests/optimizers/test_many_hyperparameters.py
 
 docker-test: $(VENV)/everything ## Build the image and run it, wherever there is a Docker engine
 	$(BIN)/python -m pytest -m docker -s tests/docker

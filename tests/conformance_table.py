@@ -13,18 +13,31 @@ _PAGE = """\
 Promise D9 is that from equal state one step differs from the reference by at most 1e-12 (float64)
 or 1e-6 (float32) of the tensor's largest parameter, and that a schedule differs by at most 1e-9 of
 the rate plus 1e-12 of the base rate. Below is what one run of `make conformance` found: the worst
-error of any step as a share of that. It writes this page.
+error of any step as a share of that, so 1 is the most that is allowed. It writes this page.
 
 ## Optimizers
 
 Each is stepped beside its reference with hyperparameters around those of its examples, every flag
-both ways, at a rate that changes with every step; after each step it gets the reference's state.
+both ways, at a rate that changes with every step, as a vector, a matrix and a stack of matrices.
+After each step it gets the reference's state, so that every step is one that resumes from a state
+which another library has written. Kinds that torch lacks are compared with optax and with their
+paper, written down in torch's plain operations: optax has neither `maximize` nor every decay.
 
 {optimizers}
 
+Muon is within the promise of torch's own code whose roundings are fixed. torch orthogonalises in
+bfloat16, and leaves it to the machine in which order the products of two matrices are added up,
+and whether an average rounds once or twice; so one number now and then becomes another bfloat16,
+which five iterations carry on. For the first row torch is given sums in the order of columns,
+averages that round twice, and a norm in float64, as it is for clipping. The second row is torch as
+it is, on the machine of the run: no promise. [torch.md](torch.md#how-close-the-numbers-are) says
+how far larger matrices are apart.
+
 ## Schedules
 
-Each is stepped through live, and so is the momentum where a schedule moves it.
+Each is stepped through live, and so is the momentum where a schedule moves it. Then a schedule
+that was written as JSON and read again begins anew at each of these steps, with what it has kept of
+the metrics before: every rate is the same bits as of the curve that ran through.
 
 {schedulers}
 """

@@ -7,11 +7,12 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from fixed_roundings import FixedRoundings
 from paper_optimizers import PAPERS
 from pydantic import ValidationError
 from session_states import Array
@@ -89,20 +90,27 @@ def varied(kind: str, rng: random.Random) -> dict[str, Any]:
     """Return a point of a kind's grid with its numbers moved about."""
     params = dict(rng.choice(grid(kind)))
     for name, value in params.items():
-        if name != "type" and not isinstance(value, bool):
-            near = [
-                _near(number, rng) for number in (value if isinstance(value, list) else [value])
-            ]
-            moved = {name: near if isinstance(value, list) else near[0]}
-            if _valid(params | moved):
-                params |= moved
+        several = isinstance(value, list)
+        numbers = value if several else [value]
+        if name == "type" or not all(_moves(kind, name, number) for number in numbers):
+            continue
+        near = [_near(number, rng) for number in numbers]
+        moved = {name: near if several else near[0]}
+        if _valid(params | moved):
+            params |= moved
     return params
+
+
+def _moves(kind: str, name: str, value: Any) -> bool:
+    """Whether a hyperparameter is a number that need not be whole."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and OPTIMIZERS[kind].model_fields[name].annotation is not int
 
 
 def _near(number: float, rng: random.Random) -> float:
     """Return a number nearby; one that is close to 1 is moved by what it lacks of it."""
     factor = 10 ** rng.uniform(-0.5, 0.5)
-    return 1 - (1 - number) * factor if 0.5 < number < 1 else number * factor
+    return 1 - (1 - number) * factor if 0.5 <= number < 1 else number * factor
 
 
 def _valid(params: Mapping[str, Any]) -> bool:
@@ -132,6 +140,11 @@ def numbers_of(tensors: list[torch.Tensor]) -> Iterator[None]:
     torch.set_default_dtype(tensors[0].dtype)
     yield
     torch.set_default_dtype(before)
+
+
+def roundings_of(kind: str) -> AbstractContextManager[Any]:
+    """Fix what torch leaves to the machine where a kind's numbers would hang on it."""
+    return FixedRoundings() if kind == "Muon" else nullcontext()
 
 
 def clip_gradients(tensors: list[torch.Tensor], clip: Any) -> float:
@@ -174,10 +187,14 @@ def _optax_scale(gradient: Array, weight: Array, clip: Any) -> Any:
 class TorchRun:
     """Parameters that torch steps, with a rate that decays and with clipping."""
 
+    fixed = True
+    """Whether roundings that torch leaves to the machine are fixed."""
+
     def __init__(
         self, params: Mapping[str, Any], initial: Mapping[str, Array], clip: Any = None
     ) -> None:
         self.clip = clip
+        self._kind = params["type"]
         self._scalars = OPTIMIZERS[params["type"]].scalars.keys()
         self.tensors = {name: torch.tensor(array) for name, array in initial.items()}
         self.optimizer = build(params, list(self.tensors.values()))
@@ -196,7 +213,8 @@ class TorchRun:
             present += [tensor] if gradient is not None else []
         if self.clip:
             clip_gradients(present, self.clip)
-        with numbers_of(list(self.tensors.values())):
+        roundings = roundings_of(self._kind) if self.fixed else nullcontext()
+        with numbers_of(list(self.tensors.values())), roundings:
             self.optimizer.step()
         self._rate.step()
 

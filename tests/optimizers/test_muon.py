@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from session_states import config, frozen, packed, packed_all, started, take, values
-from torch_optimizers import build
+from torch_optimizers import TorchRun, build
 
 from gradstep_server.optimizers import Shape
 from gradstep_server.optimizers.muon import product, to_bfloat16
@@ -49,6 +49,26 @@ def test_an_update_is_that_of_torch_up_to_the_roundings_of_bfloat16(
         np.copyto(state.tensors["w"].slots["momentum_buffer"], kept.ravel())
     print(f"\nMuon {dtype} {shape}: worst |Δ| of one update {worst:.1e} × max|update|")
     assert worst <= SHARE
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (96, 200), (300, 64)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(DType.F32, 1e-6), (DType.F64, 1e-12)])
+def test_a_step_is_that_of_torch_with_its_roundings_fixed(
+    shape: Shape, dtype: DType, tolerance: float
+) -> None:
+    rng = np.random.default_rng(6)
+    state = started(config(MUON, dtype), {"w": packed(rng.standard_normal(shape), dtype)})
+    run = TorchRun(MUON, {"w": values(state, "w")})
+    for _ in range(3):
+        gradient = packed(rng.standard_normal(shape) * 10 ** rng.uniform(-3, 1, shape), dtype)
+        run.at(0.02)
+        run.step({"w": gradient.widened(dtype).reshape(shape)})
+        take(state, {"w": gradient})
+        expected = run.values("w")
+        assert abs(values(state, "w") - expected).max() <= tolerance * abs(expected).max()
+        np.copyto(state.tensors["w"].values, expected.ravel())
+        kept = run.slots("w")["momentum_buffer"]
+        np.copyto(state.tensors["w"].slots["momentum_buffer"], kept.ravel())
 
 
 def test_rounding_to_bfloat16_is_to_the_nearest_and_even() -> None:

@@ -12,7 +12,7 @@ from session_states import config, packed, packed_all, started, take, values
 from torch_optimizers import build
 
 from gradstep_server.optimizers import OPTIMIZERS, Compute, Pass, Shape, compute, matrices
-from gradstep_server.optimizers.whole import like, norm
+from gradstep_server.optimizers.whole import LANES, like, norm, sum_of_squares
 from gradstep_server.sessions.errors import InvalidTensors
 from gradstep_server.sessions.state import State
 from gradstep_server.sessions.tensors import DType
@@ -50,6 +50,19 @@ def test_a_norm_does_not_overflow_before_it_must(numbers: list[float], expected:
 def test_a_norm_of_float32_is_that_of_float64() -> None:
     x = np.random.default_rng(0).standard_normal(100_001).astype(np.float32)
     assert norm(x) == pytest.approx(float(np.linalg.norm(x.astype(np.float64))), rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 511, LANES, LANES + 1, 2 * LANES, 5_000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_sum_has_its_order_on_every_machine(size: int, dtype: type[Any]) -> None:
+    x = np.random.default_rng(size).standard_normal(size).astype(dtype)
+    lanes = [0.0] * min(LANES, size)
+    for i, value in enumerate(x.tolist()):
+        lanes[i % LANES] += value * value
+    while len(lanes) > 1:
+        half = (len(lanes) + 1) // 2
+        lanes = [a + b for a, b in zip(lanes[:half], [*lanes[half:], 0.0], strict=False)]
+    assert sum_of_squares(x, 1.0) == (lanes[0] if lanes else 0.0)
 
 
 def test_a_number_is_rounded_to_the_dtype_of_an_array() -> None:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conformance_table import Row, Table, reference_of
-from schedule_samples import SCHEDULER, measured, sample
+from schedule_samples import METRICS, SCHEDULER, measured, sample
 from torch_schedules import PURE, cases, has_rates, inputs, stepped
 
-from gradstep_server.schedulers import NOTHING, SCHEDULERS, NegativeRate, Rates, Schedule
+from gradstep_server.schedulers import (
+    NOTHING,
+    SCHEDULERS,
+    Followed,
+    NegativeRate,
+    Rates,
+    Schedule,
+)
 
 FOLDER = Path(__file__).parents[1] / "golden" / "schedulers"
 GRID = 60
@@ -82,6 +90,16 @@ def until_negative(schedule: Schedule, base_lr: float, expected: Rates) -> int:
     return caught.value.step
 
 
+def begun_anew(schedule: Schedule, base_lr: float, points: int) -> Rates:
+    """Return each rate as it is where a run resumes just there, with what JSON has kept."""
+    rates, kept = np.empty(points), NOTHING
+    again = SCHEDULER.validate_json(schedule.model_dump_json())
+    for t in range(points):
+        rates[t] = again.lr(t, base_lr, kept)
+        kept = again.follow(Followed(**asdict(kept)), METRICS[t : t + 1])
+    return rates
+
+
 @pytest.mark.parametrize("kind", LIVE)
 def test_the_rates_are_those_of_stepping_torch(kind: str, conformance: Table) -> None:
     rng = random.Random(kind)
@@ -98,6 +116,7 @@ def test_the_rates_are_those_of_stepping_torch(kind: str, conformance: Table) ->
         schedule = SCHEDULER.validate_python(params)
         t = np.arange(until_negative(schedule, base_lr, expected.lr))
         got, wanted = schedule.lrs(t, base_lr, measured(schedule)), expected.lr[t]
+        np.testing.assert_array_equal(begun_anew(schedule, base_lr, t.size), got)
         worst, points = max(worst, excess(got, wanted, base_lr)), points + 1
         if schedule.moves_momentum:
             worst = max(worst, excess(schedule.momentums(t), expected.momentum[t], 1))

@@ -13,10 +13,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
+from schedule_samples import COMPOSITES, MEASURED, SCHEDULER
 from session_app import SAFETENSORS, file
 from session_states import Array
-from torch_optimizers import draw
+from torch_optimizers import draw, known
 
+from gradstep_server.optimizers import OPTIMIZERS as OPTIMIZER_KINDS
+from gradstep_server.schedulers import SCHEDULERS as SCHEDULER_KINDS
 from gradstep_server.sessions.tensors import DType
 
 SHAPES: dict[str, tuple[int, ...]] = {"b": (2,), "s": (), "w": (3, 2)}
@@ -47,7 +50,7 @@ _ADAMW = {
     "amsgrad": False,
 }
 _ADAM = {**_ADAMW, "type": "Adam", "weight_decay": 0.0, "decoupled_weight_decay": False}
-OPTIMIZERS: list[dict[str, Any]] = [
+_WRITTEN: list[dict[str, Any]] = [
     _SGD,
     {**_SGD, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
     {**_SGD, "lr": 0.02, "momentum": 0.9, "nesterov": True},
@@ -58,10 +61,19 @@ OPTIMIZERS: list[dict[str, Any]] = [
     _ADAMW,
     {**_ADAMW, "betas": [0.5, 0.9], "amsgrad": True, "weight_decay": 0.5},
 ]
+_FROM_EXAMPLES: list[dict[str, Any]] = [
+    made.model_validate(example).model_dump(mode="json")
+    for kind, made in OPTIMIZER_KINDS.items()
+    for example in made.examples
+    if known(kind, example)
+]
+"""Every kind's examples that torch, or the kind's paper, knows."""
+
+OPTIMIZERS = st.sampled_from(_WRITTEN) | st.sampled_from(_FROM_EXAMPLES)
 
 _LINEAR = {"type": "LinearLR", "start_factor": 0.25, "end_factor": 1.0, "total_iters": 4}
 _COSINE = {"type": "CosineAnnealingLR", "T_max": 9, "eta_min": 0.001}
-SCHEDULERS: list[dict[str, Any] | None] = [
+_SHORT_SCHEDULERS: list[dict[str, Any] | None] = [
     None,
     {"type": "StepLR", "step_size": 3, "gamma": 0.5},
     {"type": "MultiStepLR", "milestones": [2, 5, 5], "gamma": 0.3},
@@ -69,6 +81,15 @@ SCHEDULERS: list[dict[str, Any] | None] = [
     _COSINE,
     {"type": "SequentialLR", "schedulers": [_LINEAR, _COSINE], "milestones": [4]},
 ]
+_EXAMPLE_SCHEDULERS: list[dict[str, Any]] = [
+    SCHEDULER.validate_python({"type": kind, **example}).model_dump(mode="json")
+    for kind, made in SCHEDULER_KINDS.items()
+    if made.torch_name and kind not in {*COMPOSITES, *MEASURED}
+    for example in made.examples
+]
+"""The examples of every kind of torch's that needs no metrics."""
+
+SCHEDULERS = st.sampled_from(_SHORT_SCHEDULERS) | st.sampled_from(_EXAMPLE_SCHEDULERS)
 CLIPS: list[dict[str, Any] | None] = [
     None,
     {"type": "norm", "max_norm": 2.0},
@@ -83,33 +104,69 @@ ACCUMULATIONS: list[dict[str, Any] | None] = [
     {"steps": 3, "mode": "sum"},
 ]
 FREEZES: list[list[str]] = [[], [], [], ["b"], ["s", "w*"], ["?"]]
-GROUPS: list[list[dict[str, Any]]] = [
-    [],
-    [{"match": ["b"], "lr": 0.02}],
+_RMSPROP = OPTIMIZER_KINDS["RMSprop"].model_validate({"momentum": 0.5}).model_dump(mode="json")
+_OF_ALL: list[list[dict[str, Any]]] = [[], [{"match": ["b"], "lr": 0.02}]]
+_OF_DECAYING: list[list[dict[str, Any]]] = [
     [{"match": ["s", "b"], "weight_decay": 0.0}, {"match": ["b*", "w"], "lr": 0.03}],
     [{"match": ["?"], "weight_decay": 0.2}],
 ]
+_OF_VECTORS: list[list[dict[str, Any]]] = [
+    [{"match": ["b", "s"], "optimizer": _ADAMW}],
+    [{"match": ["s*"], "optimizer": _SGD}, {"match": ["b"], "optimizer": _RMSPROP}],
+]
+"""Groups that have an optimizer of their own for all that is no matrix."""
 
-CONFIGS = st.fixed_dictionaries(
-    {
-        "name": st.sampled_from([None, "run ü"]),
-        "optimizer": st.sampled_from(OPTIMIZERS),
-        "scheduler": st.sampled_from(SCHEDULERS),
-        "schedule_on": st.sampled_from(["step", "step", "epoch"]),
-        "param_groups": st.sampled_from(GROUPS),
-        "freeze": st.sampled_from(FREEZES),
-        "accumulate": st.sampled_from(ACCUMULATIONS),
-        "clip": st.sampled_from(CLIPS),
-        "on_nonfinite": st.sampled_from(["reject", "skip"]),
-        "weight_decay_scheduler": st.none(),
-        "durability": st.sampled_from(["step", "relaxed"]),
-        "retain": st.sampled_from(["none", "none", "all", 2, 7]),
-        "dtype": st.sampled_from(["F64", "F32", "F32", "F16", "BF16"]),
-    }
-)
+
+def _groups(optimizer: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the groups that fit beside an optimizer."""
+    if optimizer["type"] == "Muon":
+        return _OF_VECTORS
+    return [*_OF_ALL, *(_OF_DECAYING if "weight_decay" in optimizer else []), *_OF_VECTORS]
+
+
+def momentum_moves(scheduler: Mapping[str, Any] | None) -> bool:
+    """Whether a schedule moves the momentum."""
+    return bool(scheduler and scheduler.get("cycle_momentum"))
+
+
+def has_momentum(optimizer: Mapping[str, Any]) -> bool:
+    """Whether a schedule may move an optimizer's momentum, or its first beta."""
+    return "momentum" in optimizer or "betas" in optimizer
+
+
+def fits(config: Mapping[str, Any]) -> bool:
+    """Whether every optimizer has what the schedule moves."""
+    own = [group["optimizer"] for group in config["param_groups"] if "optimizer" in group]
+    return not momentum_moves(config["scheduler"]) or all(
+        map(has_momentum, [config["optimizer"], *own])
+    )
+
+
+def _configs(optimizer: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {
+            "name": st.sampled_from([None, "run ü"]),
+            "optimizer": st.just(dict(optimizer)),
+            "scheduler": SCHEDULERS,
+            "schedule_on": st.sampled_from(["step", "step", "epoch"]),
+            "param_groups": st.sampled_from(_groups(optimizer)),
+            "freeze": st.sampled_from(FREEZES),
+            "accumulate": st.sampled_from(ACCUMULATIONS),
+            "clip": st.sampled_from(CLIPS),
+            "on_nonfinite": st.sampled_from(["reject", "skip"]),
+            "weight_decay_scheduler": st.none(),
+            "durability": st.sampled_from(["step", "relaxed"]),
+            "retain": st.sampled_from(["none", "none", "all", 2, 7]),
+            "dtype": st.sampled_from(["F64", "F32", "F32", "F16", "BF16"]),
+        }
+    ).filter(fits)
+
+
+CONFIGS = OPTIMIZERS.flatmap(_configs)
 
 CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
+        *({"scheduler": scheduler} for scheduler in _EXAMPLE_SCHEDULERS[::4]),
         {"lr": 0.03},
         {"lr": 0.005},
         {"name": "renamed"},
@@ -123,7 +180,7 @@ CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         *({"clip": clip} for clip in CLIPS[-2:]),
         *({"accumulate": accumulate} for accumulate in ACCUMULATIONS[1:]),
         *({"freeze": freeze} for freeze in FREEZES[-4:]),
-        *({"scheduler": scheduler} for scheduler in SCHEDULERS),
+        *({"scheduler": scheduler} for scheduler in _SHORT_SCHEDULERS),
         {"scheduler": _LINEAR, "lr": 0.02, "optimizer": {"maximize": True}},
         {"optimizer": {"weight_decay": 0.2}},
         {"optimizer": {"weight_decay": -1.0}},

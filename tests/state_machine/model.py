@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from session_states import Array
-from state_machine.drawn import SHAPES, Sent
-from state_machine.oracle import StateFile, rate
+from state_machine.drawn import SHAPES, Sent, fits, momentum_moves
+from state_machine.oracle import StateFile, momentum, rate
 
 RECEIPT = (
     "accumulated",
@@ -66,7 +66,20 @@ class Moment:
         members = (
             {k: v for k, v in g.items() if k != "match"} for g in self.config["param_groups"]
         )
-        return [base, *({**base, **overrides} for overrides in members)]
+        return [base, *(own.get("optimizer", {**base, **own}) for own in members)]
+
+    def moved_groups(self) -> list[dict[str, Any]]:
+        """Return the hyperparameters of each group in the next step, as the schedule has them."""
+        scheduler = self.config["scheduler"]
+        if not momentum_moves(scheduler):
+            return self.groups
+        now = momentum(scheduler, self.clock)
+        return [
+            {**group, "betas": [now, *group["betas"][1:]]}
+            if "betas" in group
+            else {**group, "momentum": now}
+            for group in self.groups
+        ]
 
     def group_of(self, name: str) -> int:
         """Return the group of a tensor."""
@@ -116,7 +129,11 @@ class Moment:
         """Whether the configuration can be changed so."""
         changed = self.changed(change).config["optimizer"]
         old = self.config["optimizer"]
-        if changed.keys() != old.keys() or changed["weight_decay"] < 0:
+        if changed.keys() != old.keys() or changed.get("weight_decay", 0) < 0:
+            return False
+        if any(isinstance(changed[key], list) != isinstance(old[key], list) for key in old):
+            return False
+        if not fits(self.changed(change).config):
             return False
         if (
             self.file is not None
@@ -126,8 +143,8 @@ class Moment:
             return False
         if self.accumulated and change.get("accumulate", now := self.config["accumulate"]) != now:
             return False
-        held_back = changed.get("momentum") == 0 or changed.get("dampening") != 0
-        return not (changed.get("nesterov") and held_back)
+        held_back = changed.get("momentum") == 0 or changed.get("dampening", 0) != 0
+        return changed["type"] == "Muon" or not (changed.get("nesterov") and held_back)
 
     def changed(self, change: Mapping[str, Any]) -> Moment:
         """Return the session with another configuration."""

@@ -17,13 +17,20 @@ import numpy as np
 import torch
 from session_app import read_file
 from session_states import Array
-from torch_optimizers import build, clip_gradients
-from torch_schedules import stepped
+from torch_optimizers import build, clip_gradients, numbers_of, roundings_of
+from torch_schedules import Stepped, stepped
 
+from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.optimizers.clips import TORCH_EPS
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 """Promise D9, by the dtype of the masters."""
+
+_SQUARES = {
+    *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "acc_delta", "sum"),
+    *("row_var", "col_var", "variance"),
+}
+"""Slots that hold squares."""
 
 _POINTS = 640
 """Steps of a schedule; no run of the machine goes as far."""
@@ -48,6 +55,7 @@ class StateFile:
         facts = {key: json.loads(metadata[key]) for key in parsed}
         facts["updates"] = json.loads(metadata.get("updates", metadata["step"]))
         facts["accumulated"] = json.loads(metadata.get("accumulated", "0"))
+        facts["scalars"] = json.loads(metadata.get("scalars", "{}"))
         return cls(raw, tensors, facts)
 
     @property
@@ -94,6 +102,9 @@ class TorchStep:
     tensors: Mapping[str, Array]
     """Parameters and slots of what was stepped, by `<slot>/<name>`."""
 
+    scalars: Mapping[str, Mapping[str, float]]
+    """The numbers that are kept of what was stepped, by its name."""
+
     pull: Mapping[str, float]
     """For each parameter, the largest gradient that its slots took in."""
 
@@ -126,19 +137,25 @@ def torch_step(
     norm = clip_gradients(list(tensors.values()), clip)
     clipped = bool(clip) and _exceeds(clip, norm, tensors, gradients)
     after: dict[str, Array] = {}
+    scalars: dict[str, dict[str, float]] = {}
     pull: dict[str, float] = {}
     for name, tensor in tensors.items():
         assert tensor.grad is not None
-        decay = float(groups[name]["weight_decay"]) * _largest(before.master(name))
+        decay = float(groups[name].get("weight_decay", 0)) * _largest(before.master(name))
         pull[name] = float(tensor.grad.abs().max()) + decay
         optimizer = _resumed(groups[name], tensor, before, name)
         optimizer.param_groups[0]["lr"] = rates[name]
-        optimizer.step()
+        with numbers_of([tensor]), roundings_of(groups[name]["type"]):
+            optimizer.step()
         after[f"params/{name}"] = tensor.numpy()
-        for slot, value in optimizer.state[tensor].items():
-            if slot != "step" and value is not None:
+        numbers = OPTIMIZERS[groups[name]["type"]].scalars
+        state = optimizer.state[tensor]
+        for slot, value in state.items():
+            if slot not in {"step", *numbers} and value is not None:
                 after[f"{slot}/{name}"] = value.numpy()
-    return TorchStep(after, pull, norm, clipped)
+        if numbers:
+            scalars[name] = {number: float(state[number]) for number in numbers}
+    return TorchStep(after, scalars, pull, norm, clipped)
 
 
 def _exceeds(
@@ -162,14 +179,21 @@ def _resumed(
 ) -> torch.optim.Optimizer:
     """Return torch's optimizer of one tensor, with the state that the service told."""
     # torch has one style only, which is the service's default
-    known = {key: value for key, value in params.items() if key != "momentum_style"}
-    optimizer = build(known, [tensor])
+    absent = {"momentum_style"} | ({"maximize"} if params["type"] == "Muon" else set())
+    optimizer = build({k: value for k, value in params.items() if k not in absent}, [tensor])
     slots = before.slots(name)
-    if slots:
-        state = {slot: torch.tensor(array) for slot, array in slots.items()}
-        if params["type"] != "SGD":
-            state["step"] = torch.tensor(float(before.counters[name]))
-        optimizer.state[tensor] = state
+    if not slots:
+        return optimizer
+    state: dict[str, Any] = {slot: torch.tensor(array) for slot, array in slots.items()}
+    if params["type"] == "RMSprop" and params["momentum"]:  # torch has no late buffer
+        state.setdefault("momentum_buffer", torch.zeros_like(tensor))
+    count = before.counters[name]
+    kind = OPTIMIZERS[params["type"]]
+    if params["type"] != "SGD":
+        state["step"] = torch.tensor(float(count)) if kind.torch_name else count
+    for number, value in before.facts["scalars"].get(name, {}).items():
+        state[number] = torch.tensor(value, dtype=tensor.dtype)
+    optimizer.state[tensor] = state
     return optimizer
 
 
@@ -185,10 +209,13 @@ def worst_error(before: StateFile, after: StateFile, torch_made: TorchStep) -> f
         scales = [_largest(expected), _largest(before.tensors.get(key, np.zeros(1)))]
         if slot != "params":
             pull = torch_made.pull[name]
-            scales.append(pull * pull if slot.endswith("_sq") else pull)
+            scales.append(pull * pull if slot in _SQUARES else pull)
         delta = np.abs(after.tensors[key].astype(np.float64) - expected)
         if delta.max():
             worst = max(worst, float(delta.max()) / max(scales))
+    for name, numbers in torch_made.scalars.items():
+        for number, wanted in numbers.items():
+            worst = max(worst, abs(after.facts["scalars"][name][number] - wanted) / abs(wanted))
     return worst
 
 
@@ -199,10 +226,19 @@ def rate(scheduler: Mapping[str, Any] | None, base_lr: float, t: int) -> float:
     return _curve(json.dumps(scheduler), base_lr)[t]
 
 
-@lru_cache(maxsize=1024)
+def momentum(scheduler: Mapping[str, Any], t: int) -> float:
+    """Return torch's momentum at the schedule's step t."""
+    return float(_stepped(json.dumps(scheduler), 1.0).momentum[t])
+
+
 def _curve(scheduler: str, base_lr: float) -> list[float]:
-    rates: list[float] = stepped(json.loads(scheduler), base_lr, _POINTS).lr.tolist()
+    rates: list[float] = _stepped(scheduler, base_lr).lr.tolist()
     return rates
+
+
+@lru_cache(maxsize=1024)
+def _stepped(scheduler: str, base_lr: float) -> Stepped:
+    return stepped(json.loads(scheduler), base_lr, _POINTS)
 
 
 def same_rates(got: list[float], expected: list[float], bases: list[float]) -> bool:

@@ -273,7 +273,8 @@ class Steps(Ground):
     ) -> None:
         now, before = session.now, session.now.loaded()
         owners = {name: now.group_of(name) for name in gradients}
-        groups = {name: now.groups[i] for name, i in owners.items()}
+        moved = now.moved_groups()
+        groups = {name: moved[i] for name, i in owners.items()}
         rates = {name: receipt["lr"][i] for name, i in owners.items()}
         made = torch_step(before, gradients, groups, rates, now.config["clip"])
         still = {k: a for k, a in before.settled.items() if k.partition("/")[2] not in owners}

@@ -13,7 +13,7 @@ from gradstep_server.kinds import NonNegative, Real, Reject
 from gradstep_server.optimizers.adam import between
 from gradstep_server.optimizers.base import Optimizer, Shape
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
-from gradstep_server.optimizers.whole import like, norm, wide
+from gradstep_server.optimizers.whole import LANES, like, norm, total, wide
 
 _OF_DTYPE = -1.0
 """Stands for an ε₁ that is the dtype's own."""
@@ -129,19 +129,19 @@ def factor(
 ) -> float:
     """Take the squares of one matrix into its row and its column; return the mean of R."""
     rows, columns = g.shape
-    by_column = np.zeros(columns)
-    total = 0.0
+    by_column, of_row = np.zeros(columns), np.empty(columns)
+    means = 0.0
     for i in range(rows):
-        by_row = 0.0
+        row = g[i]
         for j in range(columns):
-            value = wide(clip(g[i, j], scale, bound))
-            by_row += value * value
-            by_column[j] += value * value
-        row_var[i, 0] = between(row_var[i, 0], by_row / columns, keep, take)
-        total += wide(row_var[i, 0])
+            value = wide(clip(row[j], scale, bound))
+            of_row[j] = value * value
+            by_column[j] += of_row[j]
+        row_var[i, 0] = between(row_var[i, 0], total(of_row) / columns, keep, take)
+        means += wide(row_var[i, 0])
     for j in range(columns):
         col_var[0, j] = between(col_var[0, j], by_column[j] / rows, keep, take)
-    mean: float = total / rows
+    mean: float = means / rows
     return mean
 
 
@@ -173,20 +173,24 @@ def factored_step(
     stack, rows, columns = p.shape
     alpha, floor = size_of_step(p.ravel(), eps2, relative), least(p, eps1)
     means = np.empty(stack, p.dtype)
-    squares = 0.0
+    lanes = np.zeros(columns)
     for k in range(stack):
         mean = factor(g[k], row_var[k], col_var[k], scale, bound, keep, take)
         means[k] = max(mean, wide(floor))
-        for i, j in np.ndindex(rows, columns):
-            v = row_var[k, i, 0] * col_var[k, 0, j] / means[k]
-            u = wide(update(clip(g[k, i, j], scale, bound), v, floor))
-            squares += u * u
-    rate = like(p, alpha / max(1.0, sqrt(squares / p.size) / d))
+        for i in range(rows):
+            row, by_row, by_column = g[k, i], row_var[k, i, 0], col_var[k, 0]
+            for j in range(columns):
+                v = by_row * by_column[j] / means[k]
+                u = wide(update(clip(row[j], scale, bound), v, floor))
+                lanes[j] += u * u
+    rate = like(p, alpha / max(1.0, sqrt(total(lanes) / p.size) / d))
     for k in range(stack):
-        for i, j in np.ndindex(rows, columns):
-            v = row_var[k, i, 0] * col_var[k, 0, j] / means[k]
-            u = update(clip(g[k, i, j], scale, bound), v, floor)
-            p[k, i, j] = shrink * p[k, i, j] - rate * u
+        for i in range(rows):
+            theta, row, by_row, by_column = p[k, i], g[k, i], row_var[k, i, 0], col_var[k, 0]
+            for j in range(columns):
+                v = by_row * by_column[j] / means[k]
+                u = update(clip(row[j], scale, bound), v, floor)
+                theta[j] = shrink * theta[j] - rate * u
 
 
 @compiled
@@ -209,12 +213,15 @@ def vector_step(
     if theta.size == 0:
         return
     alpha, floor = size_of_step(theta, eps2, relative), least(p, eps1)
-    squares = 0.0
-    for i in range(theta.size):
-        value = clip(grad[i], scale, bound)
-        kept[i] = between(kept[i], value * value, keep, take)
-        u = wide(update(value, kept[i], floor))
-        squares += u * u
-    rate = like(p, alpha / max(1.0, sqrt(squares / p.size) / d))
+    lanes = np.zeros(min(LANES, theta.size))
+    for start in range(0, theta.size, LANES):
+        stop = start + LANES
+        gradient, variances = grad[start:stop], kept[start:stop]
+        for i in range(gradient.size):
+            value = clip(gradient[i], scale, bound)
+            variances[i] = between(variances[i], value * value, keep, take)
+            u = wide(update(value, variances[i], floor))
+            lanes[i] += u * u
+    rate = like(p, alpha / max(1.0, sqrt(total(lanes) / p.size) / d))
     for i in range(theta.size):
         theta[i] = shrink * theta[i] - rate * update(clip(grad[i], scale, bound), kept[i], floor)

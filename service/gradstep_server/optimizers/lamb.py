@@ -5,11 +5,13 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
+import numpy as np
+
 from gradstep_server.kinds import Fraction, NonNegative, Reject
 from gradstep_server.optimizers.adam import between
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
-from gradstep_server.optimizers.whole import like, norm, wide
+from gradstep_server.optimizers.whole import LANES, like, norm, total, wide
 
 
 class LAMB(Optimizer):
@@ -100,13 +102,17 @@ def lamb_step(
 ) -> None:
     """θ ← θ − η(‖θ‖ / ‖r‖)r, where r = m̂ / (√v̂ + ε) + λθ."""
     theta, grad, first, second = p.ravel(), g.ravel(), exp_avg.ravel(), exp_avg_sq.ravel()
-    squares = 0.0
-    for i in range(theta.size):
-        d = clip(grad[i], scale, bound)
-        first[i] = between(first[i], d, beta1, one_minus_beta1)
-        second[i] = beta2 * second[i] + one_minus_beta2 * d * d
-        r = direction(theta[i], first[i], second[i], weight_decay, grow, correction, eps)
-        squares += wide(r) * wide(r)
+    lanes = np.zeros(min(LANES, theta.size))
+    for start in range(0, theta.size, LANES):
+        stop = start + LANES
+        t, d, m, v = theta[start:stop], grad[start:stop], first[start:stop], second[start:stop]
+        for i in range(t.size):
+            x = clip(d[i], scale, bound)
+            m[i] = between(m[i], x, beta1, one_minus_beta1)
+            v[i] = beta2 * v[i] + one_minus_beta2 * x * x
+            r = wide(direction(t[i], m[i], v[i], weight_decay, grow, correction, eps))
+            lanes[i] += r * r
+    squares = total(lanes)
     length = norm(theta)
     trust = length / sqrt(squares) if length > 0 and squares > 0 else 1.0
     rate = like(p, lr * trust)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
+import numpy as np
 from pydantic import ValidationInfo, field_validator
 
 from gradstep_server.kinds import Flag, NonNegative, Reject
 from gradstep_server.optimizers.base import Optimizer
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
-from gradstep_server.optimizers.whole import like, norm, wide
+from gradstep_server.optimizers.whole import LANES, like, norm, total, wide
 
 
 class LARS(Optimizer):
@@ -114,11 +115,13 @@ def lars_step(
 ) -> None:
     """Do m ← μm + κ‖θ‖ / (‖g‖ + λ‖θ‖ + ε) · (g + λθ), then θ ← θ − ηm."""
     theta, grad, buffer = p.ravel(), g.ravel(), momentum_buffer.ravel()
-    squares = 0.0
-    for i in range(grad.size):
-        d = wide(clip(grad[i], scale, bound))
-        squares += d * d
-    of_theta, of_grad = norm(theta), sqrt(squares)
+    lanes = np.zeros(min(LANES, grad.size))
+    for start in range(0, grad.size, LANES):
+        block = grad[start : start + LANES]
+        for i in range(block.size):
+            d = wide(clip(block[i], scale, bound))
+            lanes[i] += d * d
+    of_theta, of_grad = norm(theta), sqrt(total(lanes))
     trust = 1.0
     if of_theta > 0 and of_grad > 0:
         trust = trust_coefficient * of_theta / (of_grad + weight_decay * of_theta + eps)

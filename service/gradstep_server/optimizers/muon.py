@@ -13,7 +13,7 @@ from gradstep_server.kinds import Flag, Fraction, NonNegative, Real, Reject
 from gradstep_server.optimizers.adam import between
 from gradstep_server.optimizers.base import Optimizer, Shape
 from gradstep_server.optimizers.compute import FloatArray, Rule, clip, compiled
-from gradstep_server.optimizers.whole import like, norm
+from gradstep_server.optimizers.whole import like, norm, wide
 
 Matrix = NDArray[np.float32]
 """A matrix whose elements are bfloat16, held as float32."""
@@ -110,7 +110,7 @@ class Muon(Optimizer):
         ahead = self.momentum if self.nesterov else 1.0
         match = float(self.adjust_lr_fn == "match_rms_adamw")
         iterations = (*self.ns_coefficients, self.eps, float(self.ns_steps))
-        averages = (self.momentum, 1 - self.momentum, ahead, 1 - ahead)
+        averages = (self.momentum, 1 - self.momentum, ahead)
         return (lr, 1 - lr * self.weight_decay, *averages, *iterations, match)
 
 
@@ -183,7 +183,6 @@ def muon_step(
     keep: float,
     take: float,
     ahead: float,
-    here: float,
     a: float,
     b: float,
     c: float,
@@ -195,6 +194,7 @@ def muon_step(
     if p.size == 0:
         return
     rows, columns = p.shape[1], p.shape[2]
+    here = like(p, 1 - wide(ahead))  # not 1 - μ rounded: bfloat16 may hang on its last bit
     x = np.empty((rows, columns), np.float32)
     for i in range(rows):
         for j in range(columns):
