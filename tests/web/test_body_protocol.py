@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import socket
@@ -21,6 +22,7 @@ from socket_server import PATIENCE, How, Loop, Served, head
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.room import Rooms
@@ -236,3 +238,20 @@ def test_a_body_that_does_not_end_holds_no_server_up(loop: Loop) -> None:
         running.stop()
         assert time.monotonic() - began < 5
         assert running.app.ends == ["cancelled"]
+
+
+@LOOPS
+def test_what_nobody_reads_is_not_kept(loop: Loop) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        with served(loop) as running, running.connect() as client:
+            for _ in range(3):
+                client.sendall(b"PUT /unread HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+                client.sendall(b"\x5a" * 1_000_000)
+                assert answers(client, 1) == [{}]
+            kept = [o for o in gc.get_objects() if isinstance(o, RequestResponseCycle)]
+            assert [len(cycle.body) for cycle in kept if len(cycle.body) > 100] == []
+            assert len(kept) <= 1
+    finally:
+        gc.enable()

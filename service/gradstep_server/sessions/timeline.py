@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 _BYTES = 4
 """Bytes of most elements, to estimate the work on a body."""
 
-_AT_ONCE = 4
+_AT_ONCE = 2
 """States that are rebuilt from nothing at a time: each holds a snapshot, or a step's body, in
 memory beside the budget, and more would only share the disk and the processors."""
 

@@ -11,6 +11,7 @@ ones, and those that no route asks for never leave uvicorn's way.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -36,12 +37,23 @@ class BodyProtocol(TimedProtocol):
     def on_headers_complete(self) -> None:
         """Offer the extension to the application if the body is large."""
         super().on_headers_complete()
+        self.cycle.on_response = partial(self._answered, self.cycle)
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
         self._body = None
         if length.isdigit() and int(length) >= DIRECT_FROM and not self.parser.should_upgrade():
             self._body = _Body(self, self.cycle, int(length))
             # The application is begun, but runs only when this has returned.
             self.scope["extensions"] = {DIRECT: self._body.receive_into}  # type: ignore[dict-item] # ours
+
+    def _answered(self, cycle: RequestResponseCycle) -> None:
+        """Let go of what came of a body that nobody has read, such as that of a refused request.
+
+        uvicorn keeps it until the next request; what the extension refers to, longer.
+        """
+        cycle.body = bytearray()
+        cycle.scope.pop("extensions", None)
+        cycle.on_response = self.on_response_complete
+        self.on_response_complete()
 
     def on_body(self, body: bytes) -> None:
         """Count what comes in uvicorn's way."""
