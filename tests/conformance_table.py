@@ -20,8 +20,9 @@ error of any step as a share of that, so 1 is the most that is allowed. It write
 Each is stepped beside its reference with hyperparameters around those of its examples, every flag
 both ways, at a rate that changes with every step; parameters are vectors, matrices and stacks of
 matrices, where a kind takes them. After each step it gets the reference's state, so that every
-step is one that resumes from a state which another library has written. Kinds that torch lacks are compared with optax and with their
-paper, written down in torch's plain operations: optax has neither `maximize` nor every decay.
+step is one that resumes from a state which another library has written. Kinds
+that torch lacks are compared with optax and with their paper, written down in torch's plain
+operations: optax has neither `maximize` nor every decay.
 
 {optimizers}
 
