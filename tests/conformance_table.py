@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from gradstep_server.kinds import Kind
 
-_PAGE = """\
+PAGE = """\
 # How close the numbers are
 
 Promise D9 is that from equal state one step differs from the reference by at most 1e-12 (float64)
@@ -18,10 +18,11 @@ error of any step as a share of that, so 1 is the most that is allowed. It write
 ## Optimizers
 
 Each is stepped beside its reference with hyperparameters around those of its examples, every flag
-both ways, at a rate that changes with every step, as a vector, a matrix and a stack of matrices.
-After each step it gets the reference's state, so that every step is one that resumes from a state
-which another library has written. Kinds that torch lacks are compared with optax and with their
-paper, written down in torch's plain operations: optax has neither `maximize` nor every decay.
+both ways, at a rate that changes with every step; parameters are vectors, matrices and stacks of
+matrices, where a kind takes them. After each step it gets the reference's state, so that every
+step is one that resumes from a state which another library has written. Kinds
+that torch lacks are compared with optax and with their paper, written down in torch's plain
+operations: optax has neither `maximize` nor every decay.
 
 {optimizers}
 
@@ -73,7 +74,7 @@ class Table:
 
     def page(self) -> str:
         """Return the whole page."""
-        return _PAGE.format(
+        return PAGE.format(
             optimizers=_markdown(self.optimizers, "Worst, float64", "Worst, float32"),
             schedulers=_markdown(self.schedulers, "Worst"),
         )
