@@ -8,6 +8,7 @@ another.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -215,7 +216,8 @@ def worst_error(before: StateFile, after: StateFile, torch_made: TorchStep) -> f
             worst = max(worst, float(delta.max()) / max(scales))
     for name, numbers in torch_made.scalars.items():
         for number, wanted in numbers.items():
-            worst = max(worst, abs(after.facts["scalars"][name][number] - wanted) / abs(wanted))
+            if off := abs(after.facts["scalars"][name][number] - wanted):
+                worst = max(worst, off / abs(wanted) if wanted else math.inf)
     return worst
 
 
