@@ -14,11 +14,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import structlog
 from server_process import COMMAND, Server, server
 from session_app import Service, f32, file, running
 
 from gradstep_server import logs
 from gradstep_server.logs import Form
+from gradstep_server.web.served import Served
 
 GRADIENTS = {"w": f32(1, 2)}
 
@@ -204,3 +206,34 @@ def test_a_form_that_is_none_is_refused() -> None:
 def _json_lines(started: Server) -> list[dict[str, Any]]:
     text = started.log.read_text()
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def test_a_requests_line_is_that_of_any_record_with_as_much_to_say() -> None:
+    """It has a way of its own, which is shorter."""
+    stream = written("json")
+    served = Served("PUT", "/v1/\\xff", "mine", route="/v1/{id}", session=("me", "s"), status=200)
+    served.phases = {"wait": 0.0015}
+    for problem in (None, "conflict"):
+        served.problem = problem
+        logs.RequestLines().ended(served)
+        shorter = lines(stream)[-1]
+        ours = {"event", "level", "logger", "timestamp"}
+        facts = {name: fact for name, fact in shorter.items() if name not in ours}
+        logging.getLogger("gradstep_server.requests").info("request", extra=facts)
+        ordinary = lines(stream)[-1]
+        assert list(shorter) == list(ordinary)
+        assert len(shorter.pop("timestamp")) == len(ordinary.pop("timestamp"))
+        assert shorter == ordinary
+
+
+def test_a_requests_line_is_written_without_the_way_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = written("json")
+
+    def fail(*_: object) -> str:
+        raise AssertionError("the ordinary way was taken")
+
+    monkeypatch.setattr(structlog.stdlib.ProcessorFormatter, "format", fail)
+    logs.RequestLines().ended(Served("GET", "/", "mine", status=200))
+    assert lines(stream)[-1]["event"] == "request"

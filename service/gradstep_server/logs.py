@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
@@ -51,11 +52,13 @@ def formatter(form: Form | None) -> logging.Formatter:
     """Return what turns a record into a line."""
     on_terminal = sys.stderr.isatty()
     render: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    kind = structlog.stdlib.ProcessorFormatter
     if (form or ("text" if on_terminal else "json")) == "json":
         render += [structlog.processors.format_exc_info, _json]
+        kind = _JsonLines
     else:
         render.append(structlog.dev.ConsoleRenderer(colors=on_terminal))
-    return structlog.stdlib.ProcessorFormatter(
+    return kind(
         foreign_pre_chain=[
             structlog.stdlib.add_log_level,
             structlog.stdlib.add_logger_name,
@@ -65,6 +68,30 @@ def formatter(form: Form | None) -> logging.Formatter:
         ],
         processors=render,
     )
+
+
+class _RequestRecord(logging.LogRecord):
+    """The record of a request, which knows what it says beside its message."""
+
+    __slots__ = ("facts",)
+    facts: dict[str, Any]
+
+
+class _JsonLines(structlog.stdlib.ProcessorFormatter):
+    """Writes the line of a request at once: the way of every other takes longer than a curve."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the same line as for a record of any class."""
+        if not isinstance(record, _RequestRecord):
+            return super().format(record)
+        line = {
+            "event": record.msg,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **record.facts,
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        }
+        return orjson.dumps(line).decode()
 
 
 class RequestLines:
@@ -96,8 +123,10 @@ class RequestLines:
         known = {name: fact for name, fact in facts.items() if fact is not None}
         message = "request" if served.status is not None else "request given up"
         # As `log` does, which would first walk up the stack to find out where it was called.
-        name = _REQUESTS.name
-        _REQUESTS.handle(_REQUESTS.makeRecord(name, level, "", 0, message, (), None, extra=known))
+        record = _RequestRecord(_REQUESTS.name, level, "", 0, message, (), None)
+        record.facts = known
+        record.__dict__.update(known)
+        _REQUESTS.handle(record)
 
 
 def _ms(seconds: float) -> float:

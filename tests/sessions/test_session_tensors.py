@@ -9,8 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from gradstep_server.sessions import tensors
-from gradstep_server.sessions.tensors import DType, Tensor, to_bfloat16
+from gradstep_server.sessions.tensors import DType, Tensor, narrow_into, to_bfloat16
 
 PATTERNS = np.arange(1 << 16, dtype=np.uint16)
 SIXTEEN = pytest.mark.parametrize(
@@ -89,11 +88,15 @@ def test_special_values_become_bfloat16(value: float, bits: int) -> None:
     assert to_bfloat16(np.array([value], np.float32)).tolist() == [bits]
 
 
-def test_blocks_of_rounding_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [DType.BF16, DType.F16])
+def test_pieces_of_any_size_are_rounded_as_the_whole_is(dtype: DType) -> None:
+    """Threads share them out, and what is compiled takes several elements at a time."""
     values = np.random.default_rng(2).standard_normal(1000).astype(np.float32)
-    whole = to_bfloat16(values)
-    monkeypatch.setattr(tensors, "_ROUNDING_BLOCK", 7)
-    np.testing.assert_array_equal(to_bfloat16(values), whole)
+    whole, rounded = np.empty(1000, dtype.storage), np.empty(1000, dtype.storage)
+    narrow_into(whole, values, dtype)
+    for start in range(0, 1000, 7):
+        narrow_into(rounded[start : start + 7], values[start : start + 7], dtype)
+    np.testing.assert_array_equal(rounded, whole)
 
 
 def test_half_precision_overflows_to_infinity() -> None:

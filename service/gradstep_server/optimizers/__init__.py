@@ -12,6 +12,7 @@ from gradstep_server.optimizers.compute import (
     Scalar,
     added,
     in_dtype,
+    round_to_bfloat16,
 )
 from gradstep_server.optimizers.sgd import SGD
 from gradstep_server.optimizers.union import OPTIMIZERS, AnyOptimizer
@@ -40,5 +41,6 @@ __all__ = [
     "added",
     "in_dtype",
     "matrices",
+    "round_to_bfloat16",
     "warm_up",
 ]

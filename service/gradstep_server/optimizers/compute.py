@@ -78,6 +78,20 @@ def add_share(total: FloatArray, gradient: FloatArray, share: float) -> None:
         total[i] += share * gradient[i]
 
 
+@compiled
+def round_to_bfloat16(rounded: NDArray[np.uint16], bits: NDArray[np.uint32]) -> None:
+    """Round float32, given as its bits, to the bits of bfloat16: nearest, ties to even.
+
+    A NaN stays one, quiet, with what its upper half says.
+    """
+    for i in range(bits.size):
+        one = bits[i]
+        upper = one >> np.uint32(16)
+        nearest = (one + np.uint32(0x7FFF) + (upper & np.uint32(1))) >> np.uint32(16)
+        is_nan = (one & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)  # beyond infinity's bits
+        rounded[i] = np.uint16(upper | np.uint32(0x0040) if is_nan else nearest)
+
+
 @_reduction
 def _sums_of_squares(x: FloatArray, cuts: NDArray[np.int64], sums: NDArray[np.float64]) -> None:
     for k in range(sums.size):

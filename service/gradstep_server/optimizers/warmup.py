@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from gradstep_server.optimizers.base import Optimizer, Shape
-from gradstep_server.optimizers.compute import Compute, FloatArray, Pass, add_share, in_dtype
+from gradstep_server.optimizers.compute import (
+    Compute,
+    FloatArray,
+    Pass,
+    add_share,
+    in_dtype,
+    round_to_bfloat16,
+)
 from gradstep_server.optimizers.union import OPTIMIZERS
 from gradstep_server.optimizers.whole import matrices
 
@@ -18,6 +25,7 @@ _SHAPES: tuple[Shape, ...] = ((1,), (1, 1))
 
 def warm_up(compute: Compute) -> None:
     """Run every rule once for both master dtypes, by the examples of every kind."""
+    round_to_bfloat16(np.empty(1, np.uint16), np.ones(1, np.uint32))
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         compute.sum_of_squares(np.ones(1, dtype))
         compute.step(add_share, (np.ones(1, dtype), np.ones(1, dtype)), (1.0,))

@@ -15,10 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradstep_server.optimizers import FloatArray
-
-_ROUNDING_BLOCK = 1 << 20
-"""Elements rounded at a time, so that the integers in between stay small."""
+from gradstep_server.optimizers import FloatArray, round_to_bfloat16
 
 
 class DType(StrEnum):
@@ -123,7 +120,7 @@ def total_size(tensors: Tensors) -> int:
 def narrow_into(rounded: NDArray[Any], values: FloatArray, dtype: DType) -> None:
     """Write masters, rounded to `dtype`, into an array of its storage."""
     if dtype is DType.BF16:
-        rounded[...] = to_bfloat16(values)
+        round_to_bfloat16(rounded, values.view(np.uint32))
         return
     with np.errstate(over="ignore", invalid="ignore"):  # as in `_cast`
         np.copyto(rounded, values, casting="same_kind")
@@ -138,10 +135,5 @@ def _cast(values: FloatArray, dtype: DType) -> NDArray[np.generic]:
 def to_bfloat16(values: FloatArray) -> NDArray[np.uint16]:
     """Return the bits of `values` (float32) as bfloat16: nearest, ties to even."""
     bits = np.empty(values.size, np.uint16)
-    for start in range(0, values.size, _ROUNDING_BLOCK):
-        block = values[start : start + _ROUNDING_BLOCK].view(np.uint32)
-        rounded = (block + 0x7FFF + ((block >> 16) & 1)) >> 16
-        quiet_nan = (block >> 16) | 0x0040
-        is_nan = (block & 0x7FFFFFFF) > 0x7F800000  # noqa: PLR2004 - beyond infinity's bits
-        bits[start : start + block.size] = np.where(is_nan, quiet_nan, rounded)
+    round_to_bfloat16(bits, values.view(np.uint32))
     return bits
