@@ -64,6 +64,7 @@ class Load:
             self.wrong.append(f"{request[:2]}: {answer.status} {answer.content[:300]!r}")
         if not refused:
             return answer
+        connection.close()  # an idle one is closed by the server, perhaps as the next is sent
         time.sleep(random.uniform(0.5, 1.5) * float(answer.headers["Retry-After"] or 1))
         return None
 
