@@ -91,11 +91,11 @@ def test_memory_is_shared_out_beside_what_the_process_itself_takes(
     monkeypatch.setattr(module, "memory_limit", lambda: 512 * 2**20)
     alone, both = Settings(), Settings(workers=2)
     assert (alone.memory_budget, alone.request_memory, alone.buffer_memory) == (
+        128 * 2**20,
         64 * 2**20,
         32 * 2**20,
-        16 * 2**20,
     )
-    assert alone.largest_body == 16 * 2**20
+    assert alone.largest_body == 32 * 2**20
     assert both.memory_budget == 32 * 2**20
 
 

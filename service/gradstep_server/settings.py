@@ -18,7 +18,7 @@ from gradstep_server.memory_limit import memory_limit
 
 PREFIX = "GRADSTEP_"
 
-_ITSELF = 384 * 2**20
+_ITSELF = 256 * 2**20
 """Bytes for the process itself, for some hundred connections, and for the holes in its heaps."""
 
 

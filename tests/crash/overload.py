@@ -33,7 +33,7 @@ _ELEMENTS = 2_500_000
 """Parameters of a session: 10 MB, and as much for a body and for an answer."""
 
 _MB = 4 * _ELEMENTS / 1e6
-_STEPPERS, _READERS, _JSON_CLIENTS = 60, 110, 30
+_STEPPERS, _READERS, _JSON_CLIENTS = 60, 140, 30
 _PATIENCE = 60.0
 _REFUSALS = frozenset({413, 429, 503, 507})
 _SGD = {"optimizer": {"type": "SGD", "lr": 0.01}, "durability": "relaxed"}
@@ -201,11 +201,11 @@ def _small(folder: Path) -> Iterator[tuple[Server, bool]]:
             if group
             else (
                 "--memory-budget",
-                "64MiB",
+                "128MiB",
                 "--request-memory",
-                "32MiB",
+                "64MiB",
                 "--buffer-memory",
-                "16MiB",
+                "32MiB",
             )
         )
         server = Server(folder / "data", *flags, group=group)
