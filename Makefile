@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := service clients/python tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve demo test conformance docker-test crash bench check format lint types generated openapi docs clean
+.PHONY: help install serve demo test conformance docker-test crash fuzz bench check format lint types generated openapi docs clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,6 +43,10 @@ docker-test: $(VENV)/everything ## Build the image and run it, wherever there is
 
 crash: $(VENV)/everything ## Break the service in every way for about an hour, and write down what came of it
 	PYTHONPATH=tests $(BIN)/python -m crash.programme --write
+
+fuzz: $(VENV)/everything ## Send a running service what its OpenAPI document allows and forbids, 50,000 calls or more
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	PYTHONPATH=tests $(BIN)/python -m fuzz_api.programme $(FUZZ)
 
 bench: $(VENV)/everything ## Measure beside torch and others for some minutes, and write down the figures
 	PYTHONPATH=tests $(BIN)/python -m bench --write

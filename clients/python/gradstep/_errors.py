@@ -5,6 +5,7 @@ GradstepError
 ├── AnswerMalformed               an answer came that no gradstep server sends
 └── ApiError                      the server answered with a problem
     ├── BadRequest                400
+    │   ├── MalformedRequest      malformed-request
     │   └── MalformedBody         malformed-body
     ├── Unauthenticated           401, unauthenticated
     ├── Forbidden                 403, forbidden; `role` is the one that the key needs
@@ -134,6 +135,12 @@ class ApiError(GradstepError):
 
 class BadRequest(ApiError):
     """Raised when the request could not be read (400)."""
+
+
+class MalformedRequest(BadRequest):
+    """Raised when the server cannot read the head: an address is too long, or it is not HTTP."""
+
+    problem_code = "malformed-request"
 
 
 class MalformedBody(BadRequest):

@@ -34,6 +34,7 @@ from gradstep_server.schedulers import (
 from gradstep_server.schedulers.curve import CHUNK, OWN_STEPS
 from gradstep_server.web import picture
 from gradstep_server.web.body_answer import whole_answer
+from gradstep_server.web.curve_request import CurveAnswer, CurvePoint
 from gradstep_server.web.pointers import clause
 
 CurveFormat = Literal["json", "columns", "rows", "csv", "svg"]
@@ -46,6 +47,21 @@ MEDIA_TYPES: Mapping[CurveFormat, str] = {
     "csv": "text/csv; charset=utf-8",
     "svg": "image/svg+xml",
 }
+
+ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": CurveAnswer | list[CurvePoint],
+        "description": "The curve.",
+        "content": {
+            "text/csv": {
+                "schema": {"type": "string"},
+                "example": "step,lr\n0,0.1\n1,0.1\n2,0.01\n",
+            },
+            "image/svg+xml": {"schema": {"type": "string"}},
+        },
+    }
+}
+"""What a route declares that answers with a curve, in every form."""
 
 _WRITING = 64
 """Bytes of memory that a number takes while it is written, and as text."""

@@ -158,6 +158,24 @@ class CurveRequest(BaseModel):
         return isinstance(self.base_lr, tuple)
 
 
+class CurvePoint(BaseModel):
+    """A point of a curve in rows."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    step: int
+    """The step number."""
+
+    position: int | float | None = None
+    """Where the step begins in epochs or samples; left out where `unit` asks for steps."""
+
+    lr: float | list[float]
+    """The rate, or one for each parameter group."""
+
+    momentum: float | None = None
+    """The momentum that the schedule sets; left out where it sets none at all."""
+
+
 class CurveAnswer(BaseModel):
     """A curve in columns."""
 

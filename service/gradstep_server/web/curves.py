@@ -11,9 +11,16 @@ from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import Curve, Schedule
 from gradstep_server.web import caching
 from gradstep_server.web.body_limit import rooms, take_room
-from gradstep_server.web.curve_formats import MEDIA_TYPES, CurveFormat, Drawing, points, respond
+from gradstep_server.web.curve_formats import (
+    ANSWER,
+    MEDIA_TYPES,
+    CurveFormat,
+    Drawing,
+    points,
+    respond,
+)
 from gradstep_server.web.curve_query import WINDOW, from_query
-from gradstep_server.web.curve_request import CurveAnswer, CurveRequest
+from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.errors import UnknownKind
 from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.strict_route import StrictRoute
@@ -21,20 +28,6 @@ from gradstep_server.web.strict_route import StrictRoute
 _FORM = "How the curve is written; `json` and `columns` are the same."
 
 Form = Annotated[CurveFormat, Query(description=_FORM)]
-
-_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": CurveAnswer,
-        "description": "The curve.",
-        "content": {
-            "text/csv": {
-                "schema": {"type": "string"},
-                "example": "step,lr\n0,0.1\n1,0.1\n2,0.01\n",
-            },
-            "image/svg+xml": {"schema": {"type": "string"}},
-        },
-    }
-}
 
 
 def router(max_points: int) -> APIRouter:
@@ -50,7 +43,7 @@ def router(max_points: int) -> APIRouter:
         operation_id="createCurve",
         summary="Compute the learning rates of a schedule over a window of steps.",
         responses={
-            **_ANSWER,
+            **ANSWER,
             **responses(*BODY_FAILS),
         },
     )
@@ -73,7 +66,7 @@ def router(max_points: int) -> APIRouter:
             "composites, `spec` holds the scheduler as JSON instead."
         ),
         responses={
-            **_ANSWER,
+            **ANSWER,
             304: {"description": "The client has this curve already (`If-None-Match`)."},
             **responses(InvalidRequest, UnknownKind),
         },

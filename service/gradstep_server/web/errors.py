@@ -1,6 +1,7 @@
 """What only HTTP can get wrong: classes beside those of `sessions.errors`.
 
 GradstepError
+├── MalformedRequest          what came is not HTTP, or its address is too long
 ├── MalformedBody             the body is not JSON, or not whole
 ├── UnsupportedMediaType      the body is in a form that this route does not read
 ├── NotAcceptable             Accept names no form that this route writes
@@ -21,6 +22,13 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from gradstep_server.errors import GradstepError, NotFound
+
+
+class MalformedRequest(GradstepError):
+    """Raised when what came on a connection cannot be read as a request."""
+
+    code = "malformed-request"
+    title = "The request is not HTTP/1.1"
 
 
 class MalformedBody(GradstepError):

@@ -16,8 +16,7 @@ from gradstep_server.sessions.errors import SessionNotFound
 from gradstep_server.sessions.receipts import HistoryPage
 from gradstep_server.web.access import RefOf, ServicesOf
 from gradstep_server.web.body_limit import rooms, take_room
-from gradstep_server.web.curve_formats import CurveFormat, Drawing, points, respond
-from gradstep_server.web.curve_request import CurveAnswer
+from gradstep_server.web.curve_formats import ANSWER, CurveFormat, Drawing, points, respond
 from gradstep_server.web.problems import responses
 from gradstep_server.web.strict_route import StrictRoute
 from gradstep_server.web.tensor_answers import json_answer
@@ -80,7 +79,7 @@ async def get_history(
     operation_id="getSessionSchedule",
     summary="Preview the rates that the session's next steps will use.",
     responses={
-        200: {"model": CurveAnswer, "description": "One line per group."},
+        **ANSWER,
         **responses(InvalidRequest, SessionNotFound),
     },
 )

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 
-from gradstep_server.errors import InvalidRequest
+from gradstep_server.errors import GradstepError, InvalidRequest
 from gradstep_server.sessions.errors import Busy
 from gradstep_server.web import problems
 from gradstep_server.web.authentication import is_public, needed_role
-from gradstep_server.web.errors import Forbidden, TooManyRequests, Unauthenticated
+from gradstep_server.web.errors import Forbidden, MalformedRequest, TooManyRequests, Unauthenticated
 from gradstep_server.web.stateless import is_stateless
 
 _PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
@@ -38,6 +38,7 @@ def install(app: FastAPI) -> None:
             for method, operation in operations.items():
                 _describe_keys(method.upper(), path, operation)
                 _describe_limits(path, operation["responses"])
+                _declare(operation["responses"], MalformedRequest)
                 _describe_failures(operation["responses"])
         schema["components"]["securitySchemes"] = {_SCHEME: _BEARER}
         _drop_unused(schema)
@@ -64,7 +65,12 @@ def _describe_limits(path: str, responses: dict[str, Any]) -> None:
     """Say that an operation may be refused for what others ask for."""
     if is_public(path):
         return
-    for status, declared in problems.responses(TooManyRequests, Busy).items():
+    _declare(responses, TooManyRequests, Busy)
+
+
+def _declare(responses: dict[str, Any], *classes: type[GradstepError]) -> None:
+    """Add failures to those that the route declares."""
+    for status, declared in problems.responses(*classes).items():
         lines = [responses.get(str(status), {}).get("description"), declared["description"]]
         responses[str(status)] = {"description": " ".join(filter(None, lines))}
 

@@ -25,7 +25,7 @@ from gradstep_server.web.access import Generation, RefOf, ServicesOf
 from gradstep_server.web.errors import NotAcceptable
 from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.session_models import SessionAnswer
-from gradstep_server.web.sessions import shown
+from gradstep_server.web.sessions import REPLAYED, shown
 from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import (
     Narrowed,
@@ -64,7 +64,7 @@ router = APIRouter(prefix="/v1/sessions/{id}", tags=["params"], route_class=Stri
     status_code=201,
     summary="Set the initial parameters, once; may be retried.",
     response_model=SessionAnswer,
-    responses=_INITIAL_FAILS,
+    responses={**REPLAYED, **_INITIAL_FAILS},
     openapi_extra=tensor_bodies.declared(ParamsBody),
 )
 async def put_params(
@@ -103,7 +103,7 @@ async def get_params(
     status_code=201,
     summary="Load a whole state into an empty session, whose position becomes the file's.",
     response_model=SessionAnswer,
-    responses=_INITIAL_FAILS,
+    responses={**REPLAYED, **_INITIAL_FAILS},
     openapi_extra={"requestBody": {"required": True, "content": FILE}},
 )
 async def put_state(

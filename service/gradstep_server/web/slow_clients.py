@@ -31,7 +31,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from gradstep_server.web.errors import RequestTimeout, TooManyConnections
+from gradstep_server.web.errors import MalformedRequest, RequestTimeout, TooManyConnections
 from gradstep_server.web.in_time import LATE
 from gradstep_server.web.raw_problem import raw_problem
 from gradstep_server.web.surplus import Surplus
@@ -185,6 +185,15 @@ class TimedProtocol(HttpToolsProtocol):
         """Count what comes."""
         self.received += len(data)
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's says nothing
+        """Say as a problem that no request can be read in what came, and close."""
+        error = MalformedRequest(
+            "what came cannot be read as a request of HTTP/1.1, which has an address of at most "
+            "65,535 bytes and no control characters in its head; nothing was changed"
+        )
+        self.transport.write(raw_problem(error, self.server_state.default_headers))
+        self.transport.close()
 
     def resume_writing(self) -> None:
         """Take note that the client has read a good deal."""
