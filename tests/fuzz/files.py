@@ -118,7 +118,7 @@ def _decoded(data: bytes) -> tuple[bool, float]:
             found = decode(memoryview(data), LIMITS)
         except GradstepError as error:
             found = None
-            assert error.detail
+            _named(error)
         seconds = time.thread_time() - began
         if seconds <= allowed_seconds(len(data)):
             break
@@ -134,6 +134,10 @@ def _decoded(data: bytes) -> tuple[bool, float]:
         assert (same.dtype, same.shape) == (tensor.dtype, tensor.shape)
         assert bytes(same.data) == bytes(tensor.data)
     return True, seconds
+
+
+def _named(error: GradstepError) -> None:
+    assert error.detail
 
 
 def _peak(data: bytes) -> int:

@@ -95,7 +95,7 @@ def damaged(random: Random, data: bytes) -> bytes:
     return bytes(found)
 
 
-def changed(random: Random, value: Any) -> bytes:
+def changed(random: Random, value: Any) -> bytes:  # noqa: C901 - one case for each change
     """Return a JSON document with some of its values, names or texts changed."""
     whole = [copy.deepcopy(value)]
     scraps: list[str] = []
@@ -108,7 +108,9 @@ def changed(random: Random, value: Any) -> bytes:
                 scraps.append(random.choice(SCRAPS))
                 holder[place] = "@scrap@"
             case 4 if isinstance(holder, dict):
-                holder[random.choice(("", "x", "type", "\x00", "a" * 600, place + "s"))] = holder.pop(place)
+                holder[random.choice(("", "x", "type", "\x00", "a" * 600, place + "s"))] = (
+                    holder.pop(place)
+                )
             case 5:
                 del holder[place]
             case 6 if isinstance(holder, list):

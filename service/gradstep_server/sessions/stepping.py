@@ -55,15 +55,12 @@ class Coefficients(BaseModel):
     """Their scalars after the step."""
 
 
-MAX_RATES = 1_000
-"""More rates than a session can have groups."""
-
 Rates = Annotated[
     Annotated[NonNegative, Tag("number")]
-    | Annotated[list[NonNegative], Field(max_length=MAX_RATES, fail_fast=True), Tag("list")],
+    | Annotated[list[NonNegative], Field(max_length=1_000, fail_fast=True), Tag("list")],
     NUMBER_OR_LIST,
 ]
-"""One rate, or one for each group; an error names the shape that was sent."""
+"""One rate, or one for each group, which are fewer; an error names the shape that was sent."""
 
 
 class Asked(BaseModel):

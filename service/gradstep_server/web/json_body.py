@@ -26,21 +26,22 @@ MAX_LISTS = 131_072
 """How many brackets a body may open."""
 
 
-def parse(body: bytes | bytearray) -> JsonValue:
+def parse(body: bytes | bytearray | memoryview) -> JsonValue:
     """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep, of few names and lists.
 
     Raises:
         MalformedBody: naming the byte at which reading stopped.
         InvalidRequest: there are too many names or lists, which is known before any is read.
     """
+    text = bytes(body) if isinstance(body, memoryview) else body
     for sign, limit, what in ((b":", MAX_NAMES, "names"), (b"[", MAX_LISTS, "lists")):
-        if (found := body.count(sign)) > limit:
+        if (found := text.count(sign)) > limit:
             detail = f"holds {found} {what} of JSON; at most {limit} are accepted"
             raise InvalidRequest(Fault("", detail))
     try:
-        value: JsonValue = orjson.loads(body)
+        value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        at, reason = _locate(bytes(body), error)
+        at, reason = _locate(bytes(text), error)
         raise MalformedBody(f"not JSON at byte {at} of {len(body)}: {reason}") from None
     return value
 
