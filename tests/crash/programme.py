@@ -36,6 +36,7 @@ from crash import (
 )
 from crash.figures import Figures, Run
 from crash.findings import Finding
+from fuzz import files, hostile, requests
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -64,6 +65,9 @@ EXPERIMENTS: Mapping[str, Callable[[float, Progressing], list[Finding]]] = {
     "recovery": recovery.run,
     "overload": overload.run,
     "machine": machine.run,
+    "fuzz_files": files.run,
+    "fuzz_requests": requests.run,
+    "hostile": hostile.run,
 }
 """By the name of their module, in the order in which they run."""
 

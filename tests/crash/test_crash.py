@@ -12,6 +12,8 @@ SCALES = {
     "damage": 0.02,
     "duplicates": 0.01,
     "full_disk": 0.1,
+    "fuzz_files": 0.02,
+    "fuzz_requests": 0.02,
     "kills": 0.02,
     "power": 0.02,
     "racers": 0.01,

@@ -33,10 +33,12 @@ GradstepError
     ├── PreconditionFailed        412, precondition-failed
     ├── BodyTooLarge              413, body-too-large
     ├── UnsupportedMediaType      415, unsupported-media-type
-    ├── TooManyRequests           429
+    ├── TooManyRequests           429, too-many-requests
     ├── Unavailable               502, 503, 504, 507
     │   ├── StoreUnavailable      store-unavailable
     │   ├── StorageFull           storage-full
+    │   ├── QuotaExceeded         quota-exceeded
+    │   ├── Busy                  busy
     │   ├── MemoryExhausted       memory-exhausted
     │   ├── TooManyConnections    too-many-connections
     │   └── Draining              draining
@@ -327,6 +329,8 @@ class UnsupportedMediaType(ApiError):
 class TooManyRequests(ApiError):
     """Raised when requests came too fast, after all retries (429)."""
 
+    problem_code = "too-many-requests"
+
 
 class Unavailable(ApiError):
     """Raised when nothing is wrong with the request (502, 503, 504, 507)."""
@@ -342,6 +346,18 @@ class StorageFull(Unavailable):
     """Raised when the server's store has no space left."""
 
     problem_code = "storage-full"
+
+
+class QuotaExceeded(Unavailable):
+    """Raised when the tenant keeps as much as it may; deleting a session makes room."""
+
+    problem_code = "quota-exceeded"
+
+
+class Busy(Unavailable):
+    """Raised when other requests take all memory that there is for them, after all retries."""
+
+    problem_code = "busy"
 
 
 class MemoryExhausted(Unavailable):

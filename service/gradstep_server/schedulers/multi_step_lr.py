@@ -44,7 +44,7 @@ class MultiStepLR(Schedule):
     )
 
     type: Literal["MultiStepLR"] = "MultiStepLR"
-    milestones: Annotated[tuple[Count, ...], Field(max_length=MAX_MILESTONES)]
+    milestones: Annotated[tuple[Count, ...], Field(max_length=MAX_MILESTONES, fail_fast=True)]
     """The steps at which gamma is applied."""
 
     gamma: NonNegative = 0.1

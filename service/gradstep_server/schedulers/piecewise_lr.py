@@ -55,7 +55,9 @@ class PiecewiseLR(Schedule):
 
     type: Literal["PiecewiseLR"] = "PiecewiseLR"
     points: Annotated[
-        tuple[tuple[Count, NonNegative], ...], Field(min_length=1, max_length=MAX_POINTS)
+        tuple[tuple[Count, NonNegative], ...],
+        Field(min_length=1, max_length=MAX_POINTS),
+        Field(fail_fast=True),
     ]
     """Pairs of a step and a share of base_lr, the steps strictly increasing."""
 

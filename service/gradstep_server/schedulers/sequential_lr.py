@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.kinds import MAX_COUNT, Count, Reject
 from gradstep_server.schedulers.base import Momentums, Rates, Steps
-from gradstep_server.schedulers.composite import Composite, Schedulers
+from gradstep_server.schedulers.composite import MAX_SCHEDULERS, Composite, Schedulers
 
 
 class SequentialLR(Composite):
@@ -71,7 +71,7 @@ class SequentialLR(Composite):
     schedulers: Schedulers
     """The schedulers in the order in which they run."""
 
-    milestones: tuple[Count, ...]
+    milestones: Annotated[tuple[Count, ...], Field(max_length=MAX_SCHEDULERS, fail_fast=True)]
     """The steps at which the next scheduler takes over, strictly increasing; one
     fewer than there are schedulers."""
 

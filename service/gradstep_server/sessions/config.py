@@ -39,9 +39,21 @@ Name = Annotated[
 MAX_PATTERNS = 256
 """Every pattern is tried on every tensor, which takes a second at 4,096 tensors."""
 
-Pattern = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+MAX_STARS = 16
+"""How many stars a pattern may hold: each is one more search in every name."""
 
-Frozen = Annotated[list[Pattern], Field(max_length=MAX_PATTERNS)]
+
+def _few_stars(pattern: str) -> str:
+    if pattern.count("*") > MAX_STARS:
+        raise ValueError(f"at most {MAX_STARS} stars are accepted in a pattern")
+    return pattern
+
+
+Pattern = Annotated[
+    str, StringConstraints(min_length=1, max_length=500), AfterValidator(_few_stars)
+]
+
+Frozen = Annotated[list[Pattern], Field(max_length=MAX_PATTERNS, fail_fast=True)]
 
 Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 
@@ -61,7 +73,7 @@ class ParamGroup(_ConfigModel):
 
     __pydantic_extra__: dict[str, Any] = Field(init=False)
 
-    match: Annotated[list[Pattern], Field(min_length=1)]
+    match: Annotated[list[Pattern], Field(min_length=1, fail_fast=True)]
     """Patterns over tensor names: `*` is any text, `?` any character, and every
     other character is itself. Overrides such as `lr` or `weight_decay` stand
     beside it."""
@@ -110,9 +122,9 @@ class SessionConfig(_ConfigModel):
     """What moves the schedules on: every step, or the end of an epoch that the client sends.
     A scheduler that follows a metric needs epochs, which bring it."""
 
-    param_groups: Annotated[list[ParamGroup], AfterValidator(_few_patterns)] = Field(
-        default_factory=list
-    )
+    param_groups: Annotated[
+        list[ParamGroup], Field(fail_fast=True), AfterValidator(_few_patterns)
+    ] = Field(default_factory=list)
     """Groups of tensors with hyperparameters of their own. A tensor belongs to
     the first group that matches it, otherwise to group 0, the optimizer's own."""
 
@@ -242,7 +254,7 @@ class Groups:
         ]
         patterns += [(pointer("freeze", i), text) for i, text in enumerate(self.freeze)]
         faults = [
-            Fault(at, f"{text!r} matches no tensor")
+            Fault(at, f"{text[:64]!r} matches no tensor")
             for at, text in patterns
             if not any(glob(text).fullmatch(name) for name in names)
         ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,13 @@ from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 _ALIGNMENT = 8
 MAX_RANK = 32
 """The most dimensions of a tensor."""
+
+LONGEST_NAME = 1_024
+"""The most characters of a tensor's name: answers repeat it. A session takes half of that,
+and the files of a state put the slot before it."""
+
+_MAX_LISTS = 32_768
+"""How many lists a header may hold beside those of its tensors, such as in its metadata."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -75,6 +82,7 @@ def decode(buffer: memoryview, limits: Limits) -> tuple[dict[str, Tensor], dict[
         raise _fault("/__metadata__", "must map strings to strings")
     if not all(map(_is_unicode, [*header, *metadata, *metadata.values()])):
         raise _fault("", "the header holds a lone surrogate, which is no Unicode text")
+    refuse_long(header)
     if len(header) > limits.tensors:
         raise _fault("", f"holds {len(header)} tensors; at most {limits.tensors} are accepted")
     spans = {name: _span(name, entry) for name, entry in header.items()}
@@ -95,6 +103,24 @@ def decode(buffer: memoryview, limits: Limits) -> tuple[dict[str, Tensor], dict[
     }, metadata
 
 
+def refuse_long(names: Iterable[str], *within: str) -> None:
+    """Refuse names of tensors that are too long to repeat.
+
+    Args:
+        names: those of the tensors.
+        within: the path to them, for errors.
+
+    Raises:
+        InvalidTensors: one is longer than LONGEST_NAME.
+    """
+    for name in names:
+        if len(name) > LONGEST_NAME:
+            detail = (
+                f"the tensor's name has {len(name)} characters; at most {LONGEST_NAME} are accepted"
+            )
+            raise _fault(pointer(*within, name[:64]), detail)
+
+
 def _fault(pointer: str, detail: str) -> InvalidTensors:
     return InvalidTensors(Fault(pointer, detail))
 
@@ -108,9 +134,12 @@ def _header(buffer: memoryview, limits: Limits) -> tuple[dict[str, Any], int]:
         raise _fault("", f"the header claims {length} bytes; at most {limits.header} are accepted")
     if length > len(buffer) - 8:
         raise _fault("", f"is truncated: the header claims {length} bytes of {len(buffer) - 8}")
+    text = bytes(buffer[8 : 8 + length])
+    if text.count(b"[") > 2 * limits.tensors + _MAX_LISTS:
+        raise _fault("", f"the header holds more lists than {limits.tensors} tensors have")
     try:
         header = json.loads(
-            bytes(buffer[8 : 8 + length]).decode("utf-8"),
+            text.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_refuse_constant,
         )

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Annotated, NamedTuple, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from gradstep_server.errors import Fault, InvalidRequest, pointer
 from gradstep_server.kinds import NUMBER_OR_LIST, NonNegative, Real
@@ -56,10 +56,11 @@ class Coefficients(BaseModel):
 
 
 Rates = Annotated[
-    Annotated[NonNegative, Tag("number")] | Annotated[list[NonNegative], Tag("list")],
+    Annotated[NonNegative, Tag("number")]
+    | Annotated[list[NonNegative], Field(max_length=1_000, fail_fast=True), Tag("list")],
     NUMBER_OR_LIST,
 ]
-"""One rate, or one for each group; an error names the shape that was sent."""
+"""One rate, or one for each group, which are fewer; an error names the shape that was sent."""
 
 
 class Asked(BaseModel):

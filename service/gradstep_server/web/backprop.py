@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from gradstep_server.backprop import BackpropError, Loss, linear
 from gradstep_server.errors import Fault, InvalidRequest
@@ -26,8 +26,10 @@ def _depth(value: object) -> str:
 
 Array = Annotated[
     Annotated[Real, Tag("number")]
-    | Annotated[list[Real], Tag("vector")]
-    | Annotated[list[list[Real]], Tag("matrix")],
+    | Annotated[list[Real], Field(fail_fast=True), Tag("vector")]
+    | Annotated[
+        list[Annotated[list[Real], Field(fail_fast=True)]], Field(fail_fast=True), Tag("matrix")
+    ],
     Discriminator(_depth),
 ]
 """A number, a list, or a list of rows; an error names the place in the shape that was sent."""

@@ -6,7 +6,15 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, Strict, Tag, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.kinds import MAX_COUNT, NUMBER_OR_LIST, Count, NonNegative, PositiveCount, Real
@@ -20,7 +28,12 @@ _LOOP = tuple(field.name for field in fields(Loop))
 
 BaseRates = Annotated[
     Annotated[NonNegative, Tag("number")]
-    | Annotated[tuple[NonNegative, ...], Field(min_length=1, max_length=MAX_GROUPS), Tag("list")],
+    | Annotated[
+        tuple[NonNegative, ...],
+        Field(min_length=1, max_length=MAX_GROUPS),
+        Field(fail_fast=True),
+        Tag("list"),
+    ],
     NUMBER_OR_LIST,
 ]
 """One rate, or one for each parameter group; an error names the shape that was sent."""
@@ -67,7 +80,7 @@ class CurveRequest(BaseModel):
     max_points: Annotated[int, Strict(), Field(ge=MIN_DECIMATED, le=MAX_COUNT)] | None = None
     """Keep at most this many points: both ends, and the extremes between them."""
 
-    metrics: tuple[Real | None, ...] | None = None
+    metrics: Annotated[tuple[Real | None, ...], Field(fail_fast=True)] | None = None
     """What was measured after step 0, after step 1 and so on (or after each epoch, as
     `schedule_on` says), for a scheduler that follows a metric; null where it was no number."""
 

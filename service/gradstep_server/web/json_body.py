@@ -7,6 +7,7 @@ from fastapi import Request
 from pydantic import JsonValue
 from starlette.datastructures import Headers
 
+from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.web.body_limit import rooms, take_room
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
@@ -17,16 +18,30 @@ IN_MEMORY = 20
 """How many times its size JSON takes in memory, as Python's objects."""
 
 
+MAX_NAMES = 16_384
+"""How many colons a body may hold, and so how many names: each costs as much as a row of
+numbers, and ten times that where it is wrong."""
+
+MAX_LISTS = 131_072
+"""How many brackets a body may open."""
+
+
 def parse(body: bytes | bytearray | memoryview) -> JsonValue:
-    """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep.
+    """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep, of few names and lists.
 
     Raises:
         MalformedBody: naming the byte at which reading stopped.
+        InvalidRequest: there are too many names or lists, which is known before any is read.
     """
+    text = bytes(body) if isinstance(body, memoryview) else body
+    for sign, limit, what in ((b":", MAX_NAMES, "names"), (b"[", MAX_LISTS, "lists")):
+        if (found := text.count(sign)) > limit:
+            detail = f"holds {found} {what} of JSON; at most {limit} are accepted"
+            raise InvalidRequest(Fault("", detail))
     try:
-        value: JsonValue = orjson.loads(body)
+        value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        at, reason = _locate(bytes(body), error)
+        at, reason = _locate(bytes(text), error)
         raise MalformedBody(f"not JSON at byte {at} of {len(body)}: {reason}") from None
     return value
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradstep_server.errors import Fault, pointer
 from gradstep_server.sessions.errors import InvalidTensors
 from gradstep_server.sessions.offload import offload
-from gradstep_server.sessions.safetensors import MAX_RANK
+from gradstep_server.sessions.safetensors import MAX_RANK, refuse_long
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors
 
 
@@ -31,11 +31,12 @@ async def read(
 
     Raises:
         InvalidTensors: a list is ragged, or holds anything but finite numbers,
-            or there are too many tensors.
+            or there are too many tensors, or a name is too long.
     """
     if len(values) > limit:
         detail = f"holds {len(values)} tensors; at most {limit} are accepted"
         raise InvalidTensors(Fault(pointer(field), detail))
+    refuse_long(values, field)
     return await offload(sum(map(_extent, values.values())), _read, values, dtype, field)
 
 

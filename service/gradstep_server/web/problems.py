@@ -37,7 +37,7 @@ from gradstep_server.web.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
-from gradstep_server.web.pointers import clause, request_faults
+from gradstep_server.web.pointers import MAX_FAULTS, clause, request_faults
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("gradstep_server")
@@ -133,7 +133,7 @@ class Problem(BaseModel):
     """The first wrong place, where a place is at fault."""
 
     errors: list[WrongPlace] | None = None
-    """Every wrong place that was found, where places are at fault."""
+    """The first 20 wrong places that were found, where places are at fault."""
 
 
 def status_of(error: type[GradstepError]) -> int:
@@ -188,7 +188,9 @@ def _document(
     }
     if faults:
         problem["pointer"] = faults[0].pointer
-        problem["errors"] = [{"pointer": f.pointer, "detail": f.detail} for f in faults]
+        problem["errors"] = [
+            {"pointer": f.pointer, "detail": f.detail} for f in faults[:MAX_FAULTS]
+        ]
     return Response(orjson.dumps(problem), status, headers, MEDIA_TYPE)
 
 
