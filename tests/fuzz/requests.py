@@ -103,10 +103,10 @@ def run(scale: float, progress: Callable[[int, int], None]) -> list[Finding]:
             "fuzzed requests",
             f"{cases:,} requests to the whole application, with bodies, queries, paths and headers "
             "changed from right ones: to sessions, steps, epochs, forks, curves, backpropagation",
-            f"0 × 5xx; {statuses[2]:,} taken, {statuses[4]:,} refused, each by a whole problem, and "
-            "the session the same after each refusal; none took more than 50 ms of "
-            f"processor time and 20 ms for each MB (at most {slowest * 1e3:.0f} ms), or 1 MB of memory and 40 "
-            "times its size",
+            f"0 × 5xx; {statuses[2]:,} taken, {statuses[4]:,} refused, each by a whole problem, "
+            "and the session the same after each refusal; none took more than 50 ms, and 20 ms "
+            f"for each MB, of processor time (at most {slowest * 1e3:.0f} ms), or 1 MB of memory "
+            "and 40 times its size",
         )
     ]
 
