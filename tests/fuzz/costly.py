@@ -263,6 +263,10 @@ TABLE = (
         _step(lambda: file({f"t{i}": f32(1) for i in range(4_000)})),
     ),
     Hostile(
+        "60 MB of empty objects",
+        _step(lambda: b'{"grads": {"w": [' + b"{}," * 20_000_000 + b"{}]}}", is_json=True),
+    ),
+    Hostile(
         "a million fields in an object",
         _step(lambda: json.dumps({str(i): 0 for i in range(MANY)}).encode(), is_json=True),
     ),

@@ -22,19 +22,28 @@ MAX_NAMES = 16_384
 """How many colons a body may hold, and so how many names: each costs as much as a row of
 numbers, and ten times that where it is wrong."""
 
+MAX_OBJECTS = MAX_NAMES
+"""How many braces it may open: each costs as much as a name, also where it has none."""
+
 MAX_LISTS = 131_072
 """How many brackets a body may open."""
 
+_COUNTED = (
+    (b":", MAX_NAMES, "names"),
+    (b"{", MAX_OBJECTS, "objects"),
+    (b"[", MAX_LISTS, "lists"),
+)
+
 
 def parse(body: bytes | bytearray | memoryview) -> JsonValue:
-    """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep, of few names and lists.
+    """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep, of few names, objects and lists.
 
     Raises:
         MalformedBody: naming the byte at which reading stopped.
-        InvalidRequest: there are too many names or lists, which is known before any is read.
+        InvalidRequest: there are too many names, objects or lists; none of them was read.
     """
     text = bytes(body) if isinstance(body, memoryview) else body
-    for sign, limit, what in ((b":", MAX_NAMES, "names"), (b"[", MAX_LISTS, "lists")):
+    for sign, limit, what in _COUNTED:
         if (found := text.count(sign)) > limit:
             detail = f"holds {found} {what} of JSON; at most {limit} are accepted"
             raise InvalidRequest(Fault("", detail))
