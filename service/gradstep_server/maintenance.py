@@ -196,7 +196,7 @@ async def _header(store: Store, ref: Ref) -> Header:
 async def _all(store: Store, tenant: str | None) -> list[Ref]:
     """Return the sessions of a tenant, or of everyone."""
     refs: list[Ref] = []
-    for owner in await store.usage() if tenant is None else (tenant,):
+    for owner in await store.usage(sizes=False) if tenant is None else (tenant,):
         after = ""
         while page := await store.list(owner, after, _PAGE):
             refs += ((owner, header.id) for header, _ in page)

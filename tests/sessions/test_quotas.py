@@ -19,11 +19,15 @@ class Kept(MemoryStore):
     """A store that keeps what it is said to keep."""
 
     by_tenant: dict[str, Usage] = field(default_factory=dict)
+    sizes: bool = False
+    """Whether sizes are to be asked for."""
+
     asked: int = 0
     now: float = 0.0
 
-    async def usage(self) -> dict[str, Usage]:
+    async def usage(self, *, sizes: bool = True) -> dict[str, Usage]:
         self.asked += 1
+        assert sizes == self.sizes
         return dict(self.by_tenant)
 
     def clock(self) -> float:
@@ -50,7 +54,7 @@ async def test_what_was_deleted_makes_room_at_once_after_a_second() -> None:
 
 
 async def test_bytes_that_were_written_since_the_last_look_count() -> None:
-    store = Kept({"alice": Usage(1, 100)})
+    store = Kept({"alice": Usage(1, 100)}, sizes=True)
     quotas = Quotas(store, Quota(tenant_size=1000), store.clock)
     for _ in range(9):
         await quotas.admit_entry("alice", 100)
@@ -61,7 +65,7 @@ async def test_bytes_that_were_written_since_the_last_look_count() -> None:
 
 
 async def test_all_tenants_together_fill_the_store() -> None:
-    store = Kept({"alice": Usage(1, 600), "bob": Usage(1, 300)})
+    store = Kept({"alice": Usage(1, 600), "bob": Usage(1, 300)}, sizes=True)
     quotas = Quotas(store, Quota(store_size=1000), store.clock)
     await quotas.admit_entry("bob", 100)
     with pytest.raises(StorageFull, match="the service may keep 1000"):

@@ -149,6 +149,12 @@ async def test_what_is_kept_is_told_by_tenant(store: Store) -> None:
         "bob": 2,
     }
     assert list(usage) == ["Carol", "alice", "bob"]
+    counted = await store.usage(sizes=False)
+    assert [(tenant, kept.sessions, kept.nbytes) for tenant, kept in counted.items()] == [
+        ("Carol", 1, 0),
+        ("alice", 1, 0),
+        ("bob", 2, 0),
+    ]
     await store.delete(last, 0)
     assert list(await store.usage()) == ["alice", "bob"]
 

@@ -86,9 +86,9 @@ class ObservedStore:
         """Return sessions of a tenant."""
         return await self._of("list", self._within.list(tenant, after, limit))
 
-    async def usage(self) -> Mapping[str, Usage]:
+    async def usage(self, *, sizes: bool = True) -> Mapping[str, Usage]:
         """Return what sessions take, by tenant."""
-        return await self._of("usage", self._within.usage())
+        return await self._of("usage", self._within.usage(sizes=sizes))
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return idle sessions."""

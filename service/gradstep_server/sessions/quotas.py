@@ -54,6 +54,7 @@ class Quotas:
         self._store = store
         self._quota = quota
         self._clock = clock
+        self._sizes = (quota.tenant_size, quota.store_size) != (None, None)
         self._kept: dict[str, Usage] = {}
         self._looked = -inf
         self._look = asyncio.Lock()
@@ -73,7 +74,7 @@ class Quotas:
         Raises:
             QuotaExceeded, StorageFull: it may not be.
         """
-        if nbytes and (self._quota.tenant_size, self._quota.store_size) != (None, None):
+        if nbytes and self._sizes:
             await self._admit(tenant, Usage(0, nbytes))
 
     async def _admit(self, tenant: str, more: Usage) -> None:
@@ -114,5 +115,5 @@ class Quotas:
         """Ask the store what it keeps, if it was asked longer ago."""
         async with self._look:
             if self._clock() - self._looked >= seconds:
-                self._kept = dict(await self._store.usage())
+                self._kept = dict(await self._store.usage(sizes=self._sizes))
                 self._looked = self._clock()

@@ -223,8 +223,11 @@ class Store(Protocol):
         """
         ...
 
-    async def usage(self) -> Mapping[str, Usage]:
-        """Return what the sessions that are not deleted take, by tenant, in order."""
+    async def usage(self, *, sizes: bool = True) -> Mapping[str, Usage]:
+        """Return what the sessions that are not deleted take, by tenant, in order.
+
+        Without `sizes` they are only counted, which is quick, and `nbytes` is 0.
+        """
         ...
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:

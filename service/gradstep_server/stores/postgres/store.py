@@ -114,10 +114,10 @@ class PostgresStore:
         async with self._connections.use() as db:
             return await catalogue.page(db, tenant, after, limit)
 
-    async def usage(self) -> Mapping[str, Usage]:
+    async def usage(self, *, sizes: bool = True) -> Mapping[str, Usage]:
         """Return what the sessions take, by tenant."""
         async with self._connections.use() as db:
-            return await catalogue.usage(db)
+            return await catalogue.usage(db, sizes=sizes)
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""

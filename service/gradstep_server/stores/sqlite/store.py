@@ -122,9 +122,9 @@ class SqliteStore:
         """Return the tenant's sessions by id, from behind `after`."""
         return await self._threads.run(self._sessions.list, tenant, after, limit)
 
-    async def usage(self) -> Mapping[str, Usage]:
+    async def usage(self, *, sizes: bool = True) -> Mapping[str, Usage]:
         """Return what the sessions' files take, by tenant."""
-        return await self._threads.run(self._sessions.usage)
+        return await self._threads.run(self._sessions.usage, sizes=sizes)
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""
