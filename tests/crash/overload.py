@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from math import inf
 from pathlib import Path
 
@@ -33,10 +34,28 @@ _ELEMENTS = 2_500_000
 """Parameters of a session: 10 MB, and as much for a body and for an answer."""
 
 _MB = 4 * _ELEMENTS / 1e6
-_STEPPERS, _READERS, _JSON_CLIENTS = 60, 140, 30
 _PATIENCE = 60.0
 _REFUSALS = frozenset({413, 429, 503, 507})
 _SGD = {"optimizer": {"type": "SGD", "lr": 0.01}, "durability": "relaxed"}
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """How many clients there are."""
+
+    steppers: int
+    readers: int
+    creators: int
+
+    @classmethod
+    def at(cls, scale: float) -> Crowd:
+        """Return all of them, or at scales that are to take seconds a quarter."""
+        return cls(60, 140, 30) if scale >= 1 else cls(15, 35, 8)
+
+    @property
+    def wanted(self) -> float:
+        """The megabytes that they want at once: states, bodies, answers, and JSON in memory."""
+        return 3 * _MB * self.steppers + 2 * _MB * self.readers + 24 * self.creators
 
 
 @dataclass
@@ -92,11 +111,12 @@ def run(scale: float, progress: Callable[[int, int], None]) -> list[Finding]:
     seconds = max(10, round(SECONDS * scale))
     with evidence("overload") as folder, _small(folder) as (server, enforced):
         load = Load(server.url)
-        steppers = [Stepper(load, number) for number in range(_STEPPERS)]
+        crowd = Crowd.at(scale)
+        steppers = [Stepper(load, number) for number in range(crowd.steppers)]
         for stepper in steppers:
             stepper.begin()
         load.until = time.monotonic() + seconds
-        others = [*([_read] * _READERS), *([_create] * _JSON_CLIENTS)]
+        others = [*([_read] * crowd.readers), *([_create] * crowd.creators)]
         threads = [threading.Thread(target=stepper.run) for stepper in steppers]
         threads += [
             threading.Thread(target=other, args=(load, i)) for i, other in enumerate(others)
@@ -114,7 +134,7 @@ def run(scale: float, progress: Callable[[int, int], None]) -> list[Finding]:
         for stepper in steppers:
             stepper.prove(server.url)
         assert peak <= MEMORY, f"it took {peak / 1e6:.0f} MB"
-        return [_finding(load.answers, steppers, seconds, peak, enforced)]
+        return [_finding(crowd, load.answers, steppers, seconds, peak, enforced)]
 
 
 class Stepper:
@@ -125,8 +145,7 @@ class Stepper:
         self.path = f"/v1/sessions/stepped-{number}"
         self.created = self.filled = False
         self.taken = 0
-        values = np.random.default_rng(number % 4).standard_normal(_ELEMENTS, np.float32)
-        self.body = file({"w": values})
+        self.body = _body(number % 4)
 
     def begin(self) -> None:
         """Create the session, with its parameters."""
@@ -167,10 +186,16 @@ class Stepper:
         assert session["step"] in {self.taken, self.taken + 1}, f"{session} after {self.taken}"
 
 
+@cache
+def _body(seed: int) -> bytes:
+    values = np.random.default_rng(seed).standard_normal(_ELEMENTS, np.float32)
+    return file({"w": values})
+
+
 def _read(load: Load, number: int) -> None:
     """Download parameters and whole states, again and again."""
     what = "state" if number % 2 else "params"
-    path = f"/v1/sessions/stepped-{number % _STEPPERS}/{what}"
+    path = f"/v1/sessions/stepped-{number % 15}/{what}"
     with Connection(load.url) as connection:
         while not load.over:
             load.ask(connection, ("GET", path, b"", {}))
@@ -222,20 +247,21 @@ def _own_memory(server: Server) -> int:
 
 
 def _finding(
+    crowd: Crowd,
     answers: Counter[str],
     steppers: list[Stepper],
     seconds: int,
     peak: int,
     enforced: bool,
 ) -> Finding:
-    wanted = 3 * _MB * _STEPPERS + 2 * _MB * _READERS + 24 * _JSON_CLIENTS
     refused = sum(count for status, count in answers.items() if int(status) in _REFUSALS)
     kept = "a control group of 512 MB" if enforced else "512 MB of its own"
     return Finding(
         "D7",
         "overload",
-        f"{_STEPPERS} clients that step, {_READERS} that read and {_JSON_CLIENTS} that create from "
-        f"JSON, for {seconds} s; together they wanted {wanted / 1000:.1f} GB at once, in {kept}",
+        f"{crowd.steppers} clients that step, {crowd.readers} that read and {crowd.creators} that "
+        f"create from JSON, for {seconds} s; together they wanted {crowd.wanted / 1000:.1f} GB at "
+        f"once, in {kept}",
         f"{answers.total() - refused} requests answered and {refused} refused, each with a clear "
         f"problem; at most {peak / 1e6:.0f} MB; {sum(s.taken for s in steppers)} steps, 0 lost, "
         "and every session stepped again afterwards",

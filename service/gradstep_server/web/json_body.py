@@ -28,6 +28,7 @@ MAX_OBJECTS = MAX_NAMES
 MAX_LISTS = 131_072
 """How many brackets a body may open."""
 
+_PART = 2**20
 _COUNTED = (
     (b":", MAX_NAMES, "names"),
     (b"{", MAX_OBJECTS, "objects"),
@@ -44,8 +45,8 @@ def parse(body: bytes | bytearray | memoryview) -> JsonValue:
     """
     text = bytes(body) if isinstance(body, memoryview) else body
     for sign, limit, what in _COUNTED:
-        if (found := text.count(sign)) > limit:
-            detail = f"holds {found} {what} of JSON; at most {limit} are accepted"
+        if _holds_more(text, sign, limit):
+            detail = f"holds more than the {limit} {what} of JSON that are accepted"
             raise InvalidRequest(Fault("", detail))
     try:
         value: JsonValue = orjson.loads(text)
@@ -53,6 +54,16 @@ def parse(body: bytes | bytearray | memoryview) -> JsonValue:
         at, reason = _locate(bytes(text), error)
         raise MalformedBody(f"not JSON at byte {at} of {len(body)}: {reason}") from None
     return value
+
+
+def _holds_more(text: bytes | bytearray, sign: bytes, limit: int) -> bool:
+    """Say whether a sign is there more often; where it is dense, a part of the text tells."""
+    found = 0
+    for start in range(0, len(text), _PART):
+        found += text.count(sign, start, start + _PART)
+        if found > limit:
+            return True
+    return False
 
 
 def _locate(body: bytes, error: orjson.JSONDecodeError) -> tuple[int, str]:
