@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import orjson
 from fastapi import Request
 from pydantic import JsonValue
@@ -29,10 +31,18 @@ MAX_LISTS = 131_072
 """How many brackets a body may open."""
 
 _PART = 2**20
+
+
+class _Counted(NamedTuple):
+    sign: bytes
+    limit: int
+    what: str
+
+
 _COUNTED = (
-    (b":", MAX_NAMES, "names"),
-    (b"{", MAX_OBJECTS, "objects"),
-    (b"[", MAX_LISTS, "lists"),
+    _Counted(b":", MAX_NAMES, "names"),
+    _Counted(b"{", MAX_OBJECTS, "objects"),
+    _Counted(b"[", MAX_LISTS, "lists"),
 )
 
 
@@ -44,10 +54,7 @@ def parse(body: bytes | bytearray | memoryview) -> JsonValue:
         InvalidRequest: there are too many names, objects or lists; none of them was read.
     """
     text = bytes(body) if isinstance(body, memoryview) else body
-    for sign, limit, what in _COUNTED:
-        if _holds_more(text, sign, limit):
-            detail = f"holds more than the {limit} {what} of JSON that are accepted"
-            raise InvalidRequest(Fault("", detail))
+    _refuse_many(text)
     try:
         value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -56,14 +63,17 @@ def parse(body: bytes | bytearray | memoryview) -> JsonValue:
     return value
 
 
-def _holds_more(text: bytes | bytearray, sign: bytes, limit: int) -> bool:
-    """Say whether a sign is there more often; where it is dense, a part of the text tells."""
-    found = 0
+def _refuse_many(text: bytes | bytearray) -> None:
+    """Refuse JSON of too many names, objects or lists, at the first part that shows it."""
+    found = dict.fromkeys(_COUNTED, 0)
     for start in range(0, len(text), _PART):
-        found += text.count(sign, start, start + _PART)
-        if found > limit:
-            return True
-    return False
+        for counted in _COUNTED:
+            found[counted] += text.count(counted.sign, start, start + _PART)
+            if found[counted] > counted.limit:
+                detail = (
+                    f"holds more than the {counted.limit} {counted.what} of JSON that are accepted"
+                )
+                raise InvalidRequest(Fault("", detail))
 
 
 def _locate(body: bytes, error: orjson.JSONDecodeError) -> tuple[int, str]:
