@@ -23,6 +23,7 @@ ROOTS = frozenset(
         "deadline",
         "draining",
         "ending",
+        "heaps",
         "maintenance",
         "opening",
         "serving",

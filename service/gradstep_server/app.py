@@ -14,8 +14,8 @@ from fastapi.telemetry import TelemetryConfig
 from gradstep_server import __version__, metrics
 from gradstep_server.admission import keyring
 from gradstep_server.draining import Draining
+from gradstep_server.heaps import give_back, hold_less
 from gradstep_server.logs import PROBES, RequestLines
-from gradstep_server.memory_limit import give_back, hold_less
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.buffers import Buffers
@@ -46,7 +46,6 @@ from gradstep_server.web.access import Services
 from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
-from gradstep_server.web.in_time import InTime
 from gradstep_server.web.kept_answers import KeptAnswers
 from gradstep_server.web.rate_limit import RateLimit
 from gradstep_server.web.request_id import RequestId
@@ -67,7 +66,6 @@ _EXPIRY_INTERVAL = 60.0
 
 def create() -> FastAPI:
     """Return the application that the environment describes, for uvicorn's workers."""
-    hold_less()
     return create_app(Settings())
 
 
@@ -94,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
+            hold_less()
             closing.enter_context(draining.on_sigterm())
             closing.callback(compute.close)
             await store.open()
@@ -143,7 +142,6 @@ def create_app(settings: Settings) -> FastAPI:
 def _put_around(app: FastAPI, settings: Settings, rooms: Rooms, families: metrics.Families) -> None:
     """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
-    app.add_middleware(InTime)
     app.add_middleware(BodyLimit, limit=settings.largest_body, rooms=rooms)
     if settings.rates:
         app.add_middleware(RateLimit, limits=settings.rates)

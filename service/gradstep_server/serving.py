@@ -22,7 +22,6 @@ from gradstep_server import __version__, admission, logs
 from gradstep_server.app import create_app, make_store
 from gradstep_server.deadline import END_WITHIN, Deadline
 from gradstep_server.ending import CannotRun
-from gradstep_server.memory_limit import hold_less
 from gradstep_server.metrics import workers
 from gradstep_server.opening import opened
 from gradstep_server.sessions.store import Store
@@ -77,7 +76,6 @@ def _serve(settings: Settings, listening: socket.socket, said: str) -> None:
         with workers.shared():
             _supervise(_uvicorn("gradstep_server.app:create", settings), listening, settings)
         return
-    hold_less()
     server = uvicorn.Server(_uvicorn(create_app(settings), settings))
     try:
         server.run([listening])

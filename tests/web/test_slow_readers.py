@@ -18,7 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from gradstep_server.web.in_time import InTime
+from gradstep_server.sessions.room import Rooms
+from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.slow_clients import Patience
 
 PATIENCE = Patience(head=0.5, rate=20_000, span=0.5, every=0.05, connections=4)
@@ -35,10 +36,10 @@ class App:
 
     def __init__(self) -> None:
         self.blocks = threading.Event()
-        self._in_time = InTime(self._serve)
+        self._limited = BodyLimit(self._serve, LARGE, Rooms.halves(LARGE))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._in_time(scope, receive, send)
+        await self._limited(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -1,8 +1,9 @@
-"""No body is larger than the limit, and none takes more memory than there is room for.
+"""No body is larger than the limit, comes too slowly, or takes more memory than there is room for.
 
-The limit holds whichever route a body is for and however it is sent. Memory that
-a request takes beside the buffers it is lent is counted with `take_room`, until
-the request has been answered.
+The limit holds whichever route a body is for and however it is sent. That a body
+is late the connection knows, and the application has to say: so it is answered,
+logged and counted like any other refusal. Memory that a request takes beside the
+buffers it is lent is counted with `take_room`, until the request has been answered.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradstep_server.sessions.room import Room, Rooms, patiently
-from gradstep_server.web.errors import BodyTooLarge
+from gradstep_server.web.errors import BodyTooLarge, RequestTimeout
 from gradstep_server.web.problems import render
+
+LATE = "late"
+"""The key in a request's state under which the server beneath says what came too slowly."""
 
 _TAKEN = "room"
 
@@ -54,7 +58,10 @@ def _taken(request: Request) -> _Taken:
 
 
 class BodyLimit:
-    """ASGI middleware: refuses an announced length at once, an unannounced one as it grows."""
+    """ASGI middleware: refuses an announced length at once, an unannounced one as it grows.
+
+    No part of a late body is received.
+    """
 
     def __init__(self, app: ASGIApp, limit: int, rooms: Rooms) -> None:
         self.app = app
@@ -72,7 +79,8 @@ class BodyLimit:
             await render(Request(scope), error)(scope, receive, send)
             return
         received = 0
-        taken = scope.setdefault("state", {})[_TAKEN] = _Taken(self.rooms)
+        state = scope.setdefault("state", {})
+        taken = state[_TAKEN] = _Taken(self.rooms)
 
         async def receive_within_limit() -> Message:
             nonlocal received
@@ -80,6 +88,8 @@ class BodyLimit:
             received += len(message.get("body", b""))
             if received > self.limit:
                 raise BodyTooLarge(f"the body has more than {self.limit} bytes")
+            if LATE in state:
+                raise RequestTimeout(state[LATE])
             return message
 
         try:

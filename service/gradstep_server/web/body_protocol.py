@@ -16,8 +16,8 @@ from functools import partial
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from gradstep_server.web.body_limit import LATE
 from gradstep_server.web.errors import RequestTimeout
-from gradstep_server.web.in_time import LATE
 from gradstep_server.web.receiving import DIRECT
 from gradstep_server.web.slow_clients import TimedProtocol
 

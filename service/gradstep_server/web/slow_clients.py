@@ -10,7 +10,7 @@ the time in which the application, or the process as a whole, keeps it waiting.
 - A body has to come with a least rate, taken over a span in which it may pause.
 - So does what is answered have to be read.
 
-Who is late with a body gets the application's 408 (`in_time`), with a head one
+Who is late with a body gets the application's 408 (`body_limit`), with a head one
 from here; who does not read is cut off.
 """
 
@@ -31,8 +31,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from gradstep_server.web.body_limit import LATE
 from gradstep_server.web.errors import MalformedRequest, RequestTimeout, TooManyConnections
-from gradstep_server.web.in_time import LATE
 from gradstep_server.web.raw_problem import raw_problem
 from gradstep_server.web.surplus import Surplus
 
