@@ -13,7 +13,7 @@ import gradstep_server.errors as base_errors
 import gradstep_server.sessions.errors as session_errors
 import gradstep_server.web.errors as web_errors
 from gradstep import _errors
-from gradstep._errors import CLASS_OF_CODE, CLASS_OF_STATUS, error_for
+from gradstep._refusals import CLASS_OF_CODE, CLASS_OF_STATUS, error_for
 from gradstep_server.web import problems
 
 README = Path(__file__).parents[2] / "clients" / "python" / "README.md"

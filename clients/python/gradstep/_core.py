@@ -16,7 +16,8 @@ from typing import Generic, TypeAlias, TypeVar
 import httpx
 import numpy as np
 
-from gradstep._errors import AnswerMalformed, ConnectionFailed, error_for
+from gradstep._errors import AnswerMalformed, ConnectionFailed
+from gradstep._refusals import error_for
 from gradstep._retry import Retries, retry_after
 from gradstep._reused import Reused
 from gradstep._types import Fault, Problem

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from math import inf
 
 from gradstep_server.sessions.errors import QuotaExceeded, StorageFull, Unavailable
-from gradstep_server.sessions.store import Store, Usage
+from gradstep_server.sessions.store import NOTHING, Store, Usage
 
 _LOOKS = 10.0
 """Seconds after which the store is asked again."""
 
 _LOOKS_BEFORE_REFUSAL = 1.0
 """Likewise where a write would be refused: something may have been deleted since."""
-
-_NOTHING = Usage(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ class Quotas:
         return None
 
     def _of(self, tenant: str) -> Usage:
-        return self._kept.get(tenant, _NOTHING)
+        return self._kept.get(tenant, NOTHING)
 
     async def _look_after(self, seconds: float) -> None:
         """Ask the store what it keeps, if it was asked longer ago."""

@@ -25,7 +25,7 @@ The contract, which `tests/stores/test_contract.py` holds every store to:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -139,6 +139,17 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Return both together."""
         return Usage(self.sessions + other.sessions, self.nbytes + other.nbytes)
+
+
+NOTHING = Usage(0, 0)
+
+
+def by_tenant(usages: Iterable[tuple[str, Usage]]) -> Mapping[str, Usage]:
+    """Return what the sessions of each tenant take together, from what each of them takes."""
+    kept: dict[str, Usage] = {}
+    for tenant, usage in usages:
+        kept[tenant] = kept.get(tenant, NOTHING) + usage
+    return kept
 
 
 class SnapshotWriter(Protocol):

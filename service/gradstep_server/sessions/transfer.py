@@ -117,7 +117,10 @@ def fill(state: State, facts: dict[str, Any], tensors: Tensors) -> None:
 
 def exported_size(state: State) -> int:
     """Return the bytes of all tensors that `exported` returns."""
-    return sum(len(view.data) for view in state.dump()[1].values())
+    return sum(
+        tensor.values.nbytes * (1 + tensor.summed) + sum(s.nbytes for s in tensor.slots.values())
+        for tensor in state.tensors.values()
+    )
 
 
 def exported(state: State, room: memoryview | None = None) -> tuple[Tensors, dict[str, str]]:

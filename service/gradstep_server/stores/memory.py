@@ -18,6 +18,7 @@ from gradstep_server.sessions.store import (
     Snapshot,
     SnapshotWriter,
     Usage,
+    by_tenant,
 )
 from gradstep_server.stores.bodies import check_count, check_size
 
@@ -146,11 +147,9 @@ class MemoryStore:
 
     async def usage(self, *, sizes: bool = True) -> Mapping[str, Usage]:
         """Return what the sessions take, by tenant."""
-        kept: dict[str, Usage] = {}
-        for header in sorted(self._live(), key=lambda header: header.tenant):
-            usage = Usage(1, self._logs[header.key].nbytes() if sizes else 0)
-            kept[header.tenant] = kept.get(header.tenant, Usage(0, 0)) + usage
-        return kept
+        live = sorted(self._live(), key=lambda header: header.tenant)
+        logs = ((header.tenant, self._logs[header.key]) for header in live)
+        return by_tenant((tenant, Usage(1, log.nbytes() if sizes else 0)) for tenant, log in logs)
 
     async def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions, of any tenant, not updated since `moment`."""

@@ -6,15 +6,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    Strict,
-    Tag,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, Strict, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from gradstep_server.kinds import MAX_COUNT, NUMBER_OR_LIST, Count, NonNegative, PositiveCount, Real

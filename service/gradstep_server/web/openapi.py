@@ -37,7 +37,8 @@ def install(app: FastAPI) -> None:
         for path, operations in schema["paths"].items():
             for method, operation in operations.items():
                 _describe_keys(method.upper(), path, operation)
-                _describe_limits(path, operation["responses"])
+                if not is_public(path):
+                    _declare(operation["responses"], TooManyRequests, Busy)
                 _declare(operation["responses"], MalformedRequest)
                 _describe_failures(operation["responses"])
         schema["components"]["securitySchemes"] = {_SCHEME: _BEARER}
@@ -55,17 +56,10 @@ def _describe_keys(method: str, path: str, operation: dict[str, Any]) -> None:
     optional: list[dict[str, list[str]]] = [{}] if is_stateless(path) else []
     operation["security"] = [*optional, {_SCHEME: []}]
     responses, role = operation["responses"], needed_role(method, path)
-    responses["401"] = {"description": f"`{Unauthenticated.code}`: {Unauthenticated.title}."}
+    _declare(responses, Unauthenticated)
     if role != "read":  # every key may read
         line = f"`{Forbidden.code}`: {Forbidden.title}; it needs the role `{role}`."
         responses["403"] = {"description": line}
-
-
-def _describe_limits(path: str, responses: dict[str, Any]) -> None:
-    """Say that an operation may be refused for what others ask for."""
-    if is_public(path):
-        return
-    _declare(responses, TooManyRequests, Busy)
 
 
 def _declare(responses: dict[str, Any], *classes: type[GradstepError]) -> None:

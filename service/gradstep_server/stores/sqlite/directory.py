@@ -21,7 +21,16 @@ from gradstep_server.sessions.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from gradstep_server.sessions.store import Basis, Body, Entry, Head, Header, Snapshot, Usage
+from gradstep_server.sessions.store import (
+    Basis,
+    Body,
+    Entry,
+    Head,
+    Header,
+    Snapshot,
+    Usage,
+    by_tenant,
+)
 from gradstep_server.stores.sqlite.catalogue import Catalogue, Row
 from gradstep_server.stores.sqlite.disk import size
 from gradstep_server.stores.sqlite.file import FileMissing
@@ -138,11 +147,10 @@ class SqliteDirectory:
 
     def usage(self, *, sizes: bool) -> Mapping[str, Usage]:
         """Return what the sessions' files take, by tenant."""
-        kept: dict[str, Usage] = {}
-        for tenant, key in self._catalogue.owners():
-            usage = Usage(1, size(self._logs.path(key)) if sizes else 0)
-            kept[tenant] = kept.get(tenant, Usage(0, 0)) + usage
-        return kept
+        return by_tenant(
+            (tenant, Usage(1, size(self._logs.path(key)) if sizes else 0))
+            for tenant, key in self._catalogue.owners()
+        )
 
     def idle_since(self, moment: float, limit: int) -> Sequence[tuple[Header, Head]]:
         """Return sessions not updated since `moment`, damaged ones left out."""

@@ -18,13 +18,11 @@ from gradstep_server.sessions.errors import Unavailable
 from gradstep_server.stores.sqlite.connecting import Link
 from gradstep_server.stores.sqlite.disk import unlink
 from gradstep_server.stores.sqlite.failures import Failure, is_disk_full
-from gradstep_server.stores.sqlite.schema import Schema, check, migrate
+from gradstep_server.stores.sqlite.schema import LARGE_PAGE, Schema, check, migrate
 
 _CACHE_KIB = 1024
 """Of each file that is in use."""
 
-_LARGE_PAGE = 64 * 1024
-"""Files with such pages hold bodies of megabytes, which are written once and read once."""
 _WAL_BYTES = 16 * 2**20
 
 
@@ -112,7 +110,7 @@ class SqliteFile:
             db = self._link.open()
             _configure(db)
             check(db, self._schema, self.path.name)
-            self._pages_are_large = int(db.pragma("page_size")) >= _LARGE_PAGE
+            self._pages_are_large = int(db.pragma("page_size")) >= LARGE_PAGE
             migrate(db, self._schema)
             with unless_full(db):
                 if unfinished:

@@ -21,6 +21,10 @@ _HIGHEST = 1000
 """No format will have a higher number: one that has is damaged."""
 
 
+SMALL_PAGE, LARGE_PAGE = 4 * 1024, 64 * 1024
+"""Bytes. Files with large pages hold bodies of megabytes, which are written once and read once."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """What kind of file it is."""

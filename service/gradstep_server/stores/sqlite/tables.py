@@ -10,7 +10,7 @@ import apsw
 from gradstep_server.sessions.errors import SessionCorrupt
 from gradstep_server.sessions.store import Entry, Head
 from gradstep_server.stores.sqlite import bodies
-from gradstep_server.stores.sqlite.schema import Schema, build
+from gradstep_server.stores.sqlite.schema import LARGE_PAGE, SMALL_PAGE, Schema, build
 
 _V1 = (
     bodies.SCRIPT
@@ -91,7 +91,7 @@ _HEAD_TYPES = (int, int, float, bytes, int)
 
 def build_log(path: Path, first_body_size: int) -> None:
     """Create a session's file, in pages that suit the size of its tensors."""
-    build(path, SCHEMA, 64 * 1024 if first_body_size >= _LARGE_BODY else 4 * 1024)
+    build(path, SCHEMA, LARGE_PAGE if first_body_size >= _LARGE_BODY else SMALL_PAGE)
 
 
 def trimmed(db: apsw.Connection) -> int:
