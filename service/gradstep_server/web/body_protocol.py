@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from gradstep_server.web.body_limit import LATE
 from gradstep_server.web.errors import RequestTimeout
+from gradstep_server.web.one_write import OneWrite
 from gradstep_server.web.receiving import DIRECT
 from gradstep_server.web.slow_clients import TimedProtocol
 
@@ -37,7 +38,10 @@ class BodyProtocol(TimedProtocol):
     def on_headers_complete(self) -> None:
         """Offer the extension to the application if the body is large."""
         super().on_headers_complete()
-        self.cycle.on_response = partial(self._answered, self.cycle)
+        answer = OneWrite(self.transport)
+        self.cycle.on_response = partial(self._answered, self.cycle, answer)
+        if not self.cycle.waiting_for_100_continue:  # which is written before the head
+            self.cycle.transport = answer  # type: ignore[assignment] # all that it uses
         length = next((value for name, value in self.headers if name == b"content-length"), b"")
         self._body = None
         if length.isdigit() and int(length) >= DIRECT_FROM and not self.parser.should_upgrade():
@@ -45,11 +49,12 @@ class BodyProtocol(TimedProtocol):
             # The application is begun, but runs only when this has returned.
             self.scope["extensions"] = {DIRECT: self._body.receive_into}  # type: ignore[dict-item] # ours
 
-    def _answered(self, cycle: RequestResponseCycle) -> None:
+    def _answered(self, cycle: RequestResponseCycle, answer: OneWrite) -> None:
         """Let go of what came of a body that nobody has read, such as that of a refused request.
 
         uvicorn keeps it until the next request; what the extension refers to, longer.
         """
+        answer.flush()
         cycle.body = bytearray()
         cycle.scope.pop("extensions", None)
         cycle.on_response = self.on_response_complete
