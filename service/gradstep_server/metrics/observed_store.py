@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache
 from time import perf_counter
 from typing import TypeVar
+
+from prometheus_client import Gauge, Histogram
 
 from gradstep_server.metrics.families import Families
 from gradstep_server.sessions.errors import (
@@ -45,7 +48,9 @@ class ObservedStore:
 
     def __init__(self, within: Store, families: Families) -> None:
         self._within = within
-        self._families = families
+        self._in_flight = families.store_in_flight
+        # Looking a series up by its labels costs as much as counting in it.
+        self._seconds = cache(families.store_seconds.labels)
 
     @property
     def url(self) -> str:
@@ -172,19 +177,30 @@ class ObservedStore:
         with self._measured(operation):
             return await call
 
-    @contextmanager
-    def _measured(self, operation: str) -> Iterator[None]:
-        outcome, began = "ok", perf_counter()
-        self._families.store_in_flight.inc()
-        try:
-            yield
-        except BaseException as error:
-            outcome = _outcome(error)
-            raise
-        finally:
-            self._families.store_in_flight.dec()
-            seconds = self._families.store_seconds.labels(operation, outcome)
-            seconds.observe(perf_counter() - began)
+    def _measured(self, operation: str) -> _Measured:
+        return _Measured(self._in_flight, self._seconds, operation)
+
+
+class _Measured:
+    """Counts one operation, and how it ends."""
+
+    def __init__(
+        self, in_flight: Gauge, seconds: Callable[[str, str], Histogram], operation: str
+    ) -> None:
+        self._in_flight = in_flight
+        self._seconds = seconds
+        self._operation = operation
+        self._began = perf_counter()
+
+    def __enter__(self) -> None:
+        self._in_flight.inc()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        self._in_flight.dec()
+        outcome = "ok" if error is None else _outcome(error)
+        self._seconds(self._operation, outcome).observe(perf_counter() - self._began)
 
 
 class _ObservedWriter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from prometheus_client import Counter, Histogram
 
@@ -32,7 +33,7 @@ class RequestMetrics:
         # Looking a series up by its labels costs more than counting in it. There are no more of
         # these than of the series: an unknown method has no entry of its own.
         self._kinds: dict[_Key, _Kind] = {}
-        self._phases: dict[str, Histogram] = {}
+        self._phase = cache(families.phase_seconds.labels)
 
     def began(self) -> None:
         """Count the request as under way."""
@@ -48,9 +49,7 @@ class RequestMetrics:
         families.received.inc(served.received)
         families.sent.inc(served.sent)
         for phase, seconds in served.phases.items():
-            if phase not in self._phases:
-                self._phases[phase] = families.phase_seconds.labels(phase)
-            self._phases[phase].observe(seconds)
+            self._phase(phase).observe(seconds)
 
     def _kind(self, served: Served) -> _Kind:
         method = served.method if served.method in _METHODS else "other"

@@ -223,7 +223,7 @@ def in_dtype(scalars: Sequence[float], dtype: np.dtype[Any]) -> list[Scalar]:
     Otherwise float64 would reach float32 loops, where it halves the speed and
     changes the numbers.
     """
-    return list(np.array(scalars, dtype))
+    return list(map(dtype.type, scalars))
 
 
 def added(sums: Iterable[float]) -> float:

@@ -14,7 +14,7 @@ import orjson
 from blake3 import blake3
 
 from gradstep_server.sessions.store import Body, Entry
-from gradstep_server.sessions.tensors import DType, Tensor, Tensors
+from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements
 
 Index = list[tuple[str, str, list[int]]]
 """Name, dtype and shape of each tensor of a body, in the order of their bytes."""
@@ -44,9 +44,9 @@ def unpack(entries: Index, data: memoryview) -> dict[str, Tensor]:
     tensors = {}
     start = 0
     for name, dtype, shape in entries:
-        tensor = Tensor(DType(dtype), tuple(shape), memoryview(b""))
-        end = start + tensor.size * tensor.dtype.storage.itemsize
-        tensors[name] = Tensor(tensor.dtype, tensor.shape, data[start:end])
+        known = DType(dtype)
+        end = start + elements(shape) * known.storage.itemsize
+        tensors[name] = Tensor(known, tuple(shape), data[start:end])
         start = end
     if start != len(data):
         raise ValueError(f"the index describes {start} bytes, there are {len(data)}")

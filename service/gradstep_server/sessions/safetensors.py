@@ -22,7 +22,7 @@ import orjson
 
 from gradstep_server.errors import Fault, pointer
 from gradstep_server.sessions.errors import InvalidTensors
-from gradstep_server.sessions.tensors import DType, Tensor, Tensors
+from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements
 
 _ALIGNMENT = 8
 MAX_RANK = 32
@@ -190,7 +190,8 @@ def _span(name: str, entry: object) -> tuple[DType, tuple[int, ...], int, int]:
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):  # noqa: PLR2004 - begin and end
         raise _fault(at, "data_offsets must be two whole numbers")
     begin, end = offsets
-    size = Tensor(DType(dtype), tuple(shape), memoryview(b"")).size * DType(dtype).storage.itemsize
+    known = DType(dtype)
+    size = elements(shape) * known.storage.itemsize
     if end - begin != size:
         raise _fault(at, f"dtype and shape take {size} bytes, data_offsets span {end - begin}")
-    return DType(dtype), tuple(shape), begin, end
+    return known, tuple(shape), begin, end

@@ -121,9 +121,11 @@ def narrow_into(rounded: NDArray[Any], values: FloatArray, dtype: DType) -> None
     """Write masters, rounded to `dtype`, into an array of its storage."""
     if dtype is DType.BF16:
         round_to_bfloat16(rounded, values.view(np.uint32))
-        return
-    with np.errstate(over="ignore", invalid="ignore"):  # as in `_cast`
-        np.copyto(rounded, values, casting="same_kind")
+    elif rounded.dtype == values.dtype:
+        np.copyto(rounded, values)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):  # as in `_cast`
+            np.copyto(rounded, values, casting="same_kind")
 
 
 def _cast(values: FloatArray, dtype: DType) -> NDArray[np.generic]:

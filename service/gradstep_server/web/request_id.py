@@ -6,16 +6,17 @@ So does every line that is logged on a request's behalf.
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from contextvars import ContextVar
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Request-Id"
 current: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request that the present task works for."""
 
+_RAW = HEADER.lower().encode()
 _GOOD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -31,12 +32,12 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _GOOD.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _GOOD.fullmatch(given) else secrets.token_hex(16)
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message["headers"], (_RAW, request_id.encode())]
             await send(message)
 
         token = current.set(request_id)

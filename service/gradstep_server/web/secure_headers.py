@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS: Mapping[str, str] = {
@@ -17,6 +16,8 @@ HEADERS: Mapping[str, str] = {
     "X-Frame-Options": "DENY",
 }
 """What an answer has unless its route says otherwise."""
+
+_RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class SecureHeaders:
@@ -33,9 +34,9 @@ class SecureHeaders:
 
         async def send_securely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                own = message["headers"]
+                there = {name for name, _ in own}
+                message["headers"] = [*own, *(header for header in _RAW if header[0] not in there)]
             await send(message)
 
         await self.app(scope, receive, send_securely)

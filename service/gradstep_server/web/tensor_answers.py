@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.sessions import safetensors
 from gradstep_server.sessions.offload import offload
-from gradstep_server.sessions.receipts import Parameters, Receipt, Stepped
+from gradstep_server.sessions.receipts import Parameters, Stepped
 from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import nested
 from gradstep_server.web.accept import preference
@@ -27,6 +27,12 @@ JSON_ELEMENTS = 1 << 20
 
 _WRITTEN = 24
 """Bytes that an element takes as JSON, at most."""
+
+_HEADERS = {
+    name: f"Gradstep-{name.replace('_', '-').title()}"
+    for name in ("step", "position", "replayed", "applied", "generation", "durable_step")
+}
+"""The facts that a header says too, for those who do not read the body."""
 
 SIZES = f"JSON is written for at most {JSON_ELEMENTS} elements; {SAFETENSORS} for any number."
 """What a client must know of it, for OpenAPI."""
@@ -125,8 +131,8 @@ async def params_answer(params: Parameters, *, as_json: bool) -> Response:
 async def step_answer(stepped: Stepped, *, as_json: bool) -> Response:
     """Answer with a receipt, and the parameters if they are wanted: 201, or 200 for a replay."""
     receipt, params = stepped.receipt, stepped.params
-    headers = {**_receipt_headers(receipt), "ETag": etag((receipt.generation, stepped.seq))}
     facts = dict(receipt)
+    headers = {**_headers(facts), "ETag": etag((receipt.generation, stepped.seq))}
     if params is None:
         answer = json_answer(facts, headers)
     elif as_json:
@@ -149,14 +155,6 @@ async def _nested_answer(
     return await offload(sum(tensor.size for tensor in tensors.values()), write)
 
 
-def _receipt_headers(receipt: Receipt) -> dict[str, str]:
-    names = ("step", "position", "replayed", "applied", "generation", "durable_step")
-    return _headers({name: getattr(receipt, name) for name in names})
-
-
-def _headers(facts: Mapping[str, int | bool]) -> dict[str, str]:
-    """Return facts as `Gradstep-*` headers."""
-    return {
-        f"Gradstep-{name.replace('_', '-').title()}": str(value).lower()
-        for name, value in facts.items()
-    }
+def _headers(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return those of the facts that have a header of their own."""
+    return {header: str(facts[name]).lower() for name, header in _HEADERS.items() if name in facts}
