@@ -19,7 +19,7 @@ from postgres_server import PostgresServer
 import gradstep
 from bench.rows import Progress, Row
 from bench.servers import gradstep_server
-from bench.steps import Durability, fresh
+from bench.steps import MEMORY, Durability, fresh
 from bench.turns import turn_about
 
 _K, _M = 1_000, 1_000_000
@@ -71,7 +71,7 @@ def _rows(
         things["sync"] = running.enter_context(
             synced(folder / "file", gradients["w"].data.cast("B"))
         )
-        measured = turn_about(things, rounds=rounds, calls=1)
+        measured = turn_about(things, rounds=rounds, calls=1, memory=MEMORY * elements)
     pairs = zip(measured["memory://"], measured["sync"], strict=True)
     measured[_LEAST] = [step + 2 * sync for step, sync in pairs]
 

@@ -42,6 +42,9 @@ _RPC_TARGET, _ECHO_TARGET = 1.0, 1.3
 _LEAST = "uvicorn echo + kernel + reduction"
 """What a step cannot do without, where all is served by uvicorn."""
 
+MEMORY = 80
+"""Bytes for each element that the steps of a round may take: a log grows by the gradients."""
+
 Durability = Literal["step", "relaxed"]
 
 OPTIMIZER = {"type": "AdamW", "lr": 1e-3}
@@ -124,7 +127,7 @@ def _rows(label: str, elements: int, effort: tuple[int, int], others: Peers) -> 
         things = others.things(elements, running)
         ours = running.enter_context(kernels.ours(OPTIMIZER, {"w": elements}))
         alone = {name: ours[name] for name in ("kernel", "reduction")}
-        measured = turn_about(things | alone, rounds=rounds, calls=calls)
+        measured = turn_about(things | alone, rounds=rounds, calls=calls, memory=MEMORY * elements)
     parts = zip(*(measured[name] for name in ("uvicorn echo", *alone)), strict=True)
     measured[_LEAST] = [sum(seconds) for seconds in parts]
     beside = [name for name in things if name not in {"gradstep", "uvicorn echo"}]

@@ -21,7 +21,7 @@ import gradstep
 from bench.line import Line
 from bench.rows import Progress, Row
 from bench.servers import gradstep_server
-from bench.steps import fresh
+from bench.steps import MEMORY, fresh
 from bench.turns import turn_about
 
 _M = 1_000_000
@@ -91,6 +91,7 @@ def _rows(
             },
             rounds=rounds,
             calls=calls,
+            memory=MEMORY * elements,
         )
 
     def row(ours: str, other: str, target: float | None = None) -> Row:

@@ -39,6 +39,14 @@ def test_things_take_turns_in_an_order_that_is_reversed_each_round(
     assert all(seconds >= 0 for seconds in chain(*measured.values()))
 
 
+def test_memory_is_at_hand_before_each_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "REST", 0)
+    happened: list[object] = []
+    monkeypatch.setattr(turns, "have_at_hand", happened.append)
+    turns.turn_about({"a": lambda: happened.append("a")}, rounds=2, calls=1, memory=5)
+    assert happened == [5, "a", "a"] * 2
+
+
 def test_a_ratio_is_the_median_of_the_rounds_own() -> None:
     measured = {"ours": [1.0, 9.0, 2.0], "theirs": [2.0, 3.0, 2.0], "more": [5.0, 4.0, 6.0]}
     row = Row.compare("p", "c", "w", measured, ours="ours", others=["theirs", "more"], target=0.9)
