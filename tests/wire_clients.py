@@ -1,22 +1,32 @@
-"""The SDK's own transports, blocking and not, under httpx's clients: a test is written once."""
+"""The SDK's own transports, blocking and not: a test is written once."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import httpx
 from anyio.from_thread import start_blocking_portal
 
-from gradstep._transports import AsyncTransport, Transport
+from gradstep._core import Answer, Body, Request
+from gradstep._transports import AsyncDirectTransport, DirectTransport, Server
 from gradstep._wires import Place
 
 FORMS = ["blocking", "asynchronous"]
 
-Fetch = Callable[..., httpx.Response]
-"""Sends a method, perhaps with content (bytes, or an iterator of them) and httpx's options, and
-returns the answer, read to its end."""
+
+class Fetched(NamedTuple):
+    """An answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
+Fetch = Callable[..., Fetched]
+"""Sends a method, perhaps with a body (bytes, or a sequence of them), and returns the answer."""
 
 
 def loopback(port: int) -> Place:
@@ -25,43 +35,27 @@ def loopback(port: int) -> Place:
 
 
 @contextmanager
-def fetching(form: str, place: Place) -> Iterator[Fetch]:
+def fetching(form: str, place: Place, timeout: float | httpx.Timeout = 5.0) -> Iterator[Fetch]:
     """Give a function that sends requests to a place."""
-    with blocking(place) if form == "blocking" else asynchronous(place) as fetch:
-        yield fetch
-
-
-@contextmanager
-def blocking(place: Place) -> Iterator[Fetch]:
-    """Give a function that sends requests by the blocking transport."""
-    with httpx.Client(transport=Transport(place)) as client:
-
-        def fetch(method: str, content: Any = None, **options: Any) -> httpx.Response:
-            return client.request(method, "http://host/x", content=content, **options)
-
-        yield fetch
-
-
-@contextmanager
-def asynchronous(place: Place) -> Iterator[Fetch]:
-    """Give a function that sends requests by the asynchronous transport, all in one event loop."""
-    client = httpx.AsyncClient(transport=AsyncTransport(place))
-
-    async def send(method: str, content: Any, options: Any) -> httpx.Response:
-        if isinstance(content, Iterator):
-            content = _later(content)
-        return await client.request(method, "http://host/x", content=content, **options)
-
+    server = Server(httpx.URL("http://host/"), {}, httpx.Timeout(timeout))
+    if form == "blocking":
+        with closing(DirectTransport(server, place)) as transport:
+            yield partial(_sent, transport.exchange)
+        return
     with start_blocking_portal() as portal:
-
-        def fetch(method: str, content: Any = None, **options: Any) -> httpx.Response:
-            answer: httpx.Response = portal.call(send, method, content, options)
-            return answer
-
-        yield fetch
-        portal.call(client.aclose)
+        later = AsyncDirectTransport(server, place)
+        try:
+            yield partial(_sent, partial(portal.call, later.exchange))
+        finally:
+            portal.call(later.close)
 
 
-async def _later(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+def _sent(
+    exchange: Callable[[Request], Answer],
+    method: str,
+    content: bytes | Sequence[bytes] | None = None,
+) -> Fetched:
+    pieces = [content] if isinstance(content, bytes) else content
+    body = None if pieces is None else Body("x/y", tuple(map(memoryview, pieces)))
+    answer = exchange(Request(method, "/x", body=body))
+    return Fetched(answer.status, answer.headers, bytes(answer.body))

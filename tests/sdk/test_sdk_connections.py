@@ -100,8 +100,7 @@ def test_a_request_is_sent_anew_if_none_of_it_could_be_sent(
     ):
         fetch("GET")
         assert gone.wait(PATIENCE)
-        content = iter([b"a" * 100_000, b"b"])
-        assert fetch("POST", content, headers={"Content-Length": "100001"}).content == b"ok"
+        assert fetch("POST", [b"a" * 100_000, b"b"]).content == b"ok"
     assert bodies == [b"a" * 100_000 + b"b"]
 
 
@@ -147,20 +146,21 @@ def full() -> Iterator[int]:
 def test_connecting_takes_no_longer_than_it_may(form: str) -> None:
     with (
         full() as port,
-        fetching(form, loopback(port)) as fetch,
+        fetching(form, loopback(port), httpx.Timeout(PATIENCE, connect=0.05)) as fetch,
         pytest.raises(httpx.ConnectTimeout),
     ):
-        fetch("GET", timeout=httpx.Timeout(PATIENCE, connect=0.05))
+        fetch("GET")
 
 
 @each_form
 def test_sending_waits_no_longer_than_it_may(form: str) -> None:
+    impatient = httpx.Timeout(PATIENCE, write=0.05)
     with (
         socket.create_server(("127.0.0.1", 0)) as deaf,
-        fetching(form, loopback(deaf.getsockname()[1])) as fetch,
+        fetching(form, loopback(deaf.getsockname()[1]), impatient) as fetch,
         pytest.raises(httpx.WriteTimeout),
     ):
-        fetch("PUT", b"x" * (16 << 20), timeout=httpx.Timeout(PATIENCE, write=0.05))
+        fetch("PUT", b"x" * (16 << 20))
 
 
 @each_form
@@ -173,9 +173,10 @@ def test_receiving_waits_no_longer_than_it_may(form: str, begun: bytes) -> None:
         connection.sendall(begun)
         assert over.wait(PATIENCE)
 
-    with ScriptedServer(run) as server, fetching(form, loopback(server.port)) as fetch:
+    impatient = httpx.Timeout(PATIENCE, read=0.05)
+    with ScriptedServer(run) as server, fetching(form, loopback(server.port), impatient) as fetch:
         with pytest.raises(httpx.ReadTimeout):
-            fetch("GET", timeout=httpx.Timeout(PATIENCE, read=0.05))
+            fetch("GET")
         over.set()
 
 
@@ -184,8 +185,9 @@ def test_a_place_among_the_connections_is_awaited_no_longer_than_it_may(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_pool, "MAX_CONNECTIONS", 0)
-    with fetching(form, loopback(1)) as fetch, pytest.raises(httpx.PoolTimeout):
-        fetch("GET", timeout=httpx.Timeout(PATIENCE, pool=0.05))
+    impatient = httpx.Timeout(PATIENCE, pool=0.05)
+    with fetching(form, loopback(1), impatient) as fetch, pytest.raises(httpx.PoolTimeout):
+        fetch("GET")
 
 
 @each_form
@@ -194,12 +196,12 @@ def test_failures_give_their_place_back(form: str, monkeypatch: pytest.MonkeyPat
     short = answers(OK[:-1])
     with (
         ScriptedServer(short, short, answers(OK)) as server,
-        fetching(form, loopback(server.port)) as fetch,
+        fetching(form, loopback(server.port), 1.0) as fetch,
     ):
         for _ in range(2):
             with pytest.raises(httpx.RemoteProtocolError):
-                fetch("GET", timeout=1)
-        assert fetch("GET", timeout=1).content == b"ok"
+                fetch("GET")
+        assert fetch("GET").content == b"ok"
 
 
 @each_form

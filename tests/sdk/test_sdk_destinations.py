@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
-from scripted_server import ScriptedServer, answers
+from scripted_server import ScriptedServer, answers, received
 
 import gradstep
 from gradstep import _wires
@@ -99,6 +100,43 @@ def test_httpx_serves_where_the_system_lacks_what_we_need(monkeypatch: pytest.Mo
         ask(address=f"http://127.0.0.1:{server.port}")
     with pytest.raises(ValueError, match="needs a system with Unix sockets"):
         gradstep.Client(uds="/socket")
+
+
+@pytest.mark.parametrize("available", [True, False], ids=["direct", "httpx"])
+def test_all_of_an_address_is_used(monkeypatch: pytest.MonkeyPatch, *, available: bool) -> None:
+    """The path stands before that of every request; the name and the password are sent along."""
+    monkeypatch.setattr(_wires, "AVAILABLE", available)
+    heads: list[str] = []
+
+    def run(connection: socket.socket) -> None:
+        heads.append(received(connection)[0])
+        connection.sendall(EMPTY)
+
+    with ScriptedServer(run, run) as server:
+        host = f"127.0.0.1:{server.port}"
+        ask(address=f"http://me:p%40ss@{host}/behind")
+    for head in heads:
+        first, *lines = head.split("\r\n")
+        assert first == "GET /behind/v1/schedulers HTTP/1.1"
+        assert f"Host: {host}" in lines
+        assert "Authorization: Basic bWU6cEBzcw==" in lines
+
+
+@pytest.mark.parametrize("available", [True, False], ids=["direct", "httpx"])
+def test_a_closed_client_sends_nothing(monkeypatch: pytest.MonkeyPatch, *, available: bool) -> None:
+    monkeypatch.setattr(_wires, "AVAILABLE", available)
+
+    async def later() -> None:
+        async with gradstep.AsyncClient("http://127.0.0.1:1") as client:
+            pass
+        with pytest.raises(RuntimeError, match="closed"):
+            await client.schedulers()
+
+    with gradstep.Client("http://127.0.0.1:1") as client:
+        pass
+    with pytest.raises(RuntimeError, match="closed"):
+        client.schedulers()
+    asyncio.run(later())
 
 
 @pytest.mark.parametrize("client", [gradstep.Client, gradstep.AsyncClient])

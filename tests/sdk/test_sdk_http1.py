@@ -9,12 +9,8 @@ from gradstep._http1 import CHUNKED, UNTIL_CLOSE, answer_head, chunk_size, reque
 
 
 def test_a_request_is_written_as_it_is() -> None:
-    request = httpx.Request(
-        "PUT", "http://host:81/v1/s%20x?loss=1", headers={"A-b": "c"}, content=b"xyz"
-    )
-    first, *rest = request_head(request).split(b"\r\n")
-    assert first == b"PUT /v1/s%20x?loss=1 HTTP/1.1"
-    assert rest == [b"Host: host:81", b"A-b: c", b"Content-Length: 3", b"", b""]
+    head = request_head("PUT", "/v1/s%20x?loss=1", {"Host": "host:81", "A-b": "c"})
+    assert head == b"PUT /v1/s%20x?loss=1 HTTP/1.1\r\nHost: host:81\r\nA-b: c\r\n\r\n"
 
 
 @pytest.mark.parametrize("value", ["a\r\nB: c", "a\nb", "a\rb", "a\0b"])
@@ -22,20 +18,14 @@ def test_a_request_is_written_as_it_is() -> None:
 def test_a_header_cannot_smuggle_another(value: str, where: str) -> None:
     header = {value: "x"} if where == "name" else {"X": value}
     with pytest.raises(httpx.LocalProtocolError, match="line end or a zero byte"):
-        request_head(httpx.Request("GET", "http://host", headers=header))
-
-
-def test_a_body_without_a_length_is_not_sent() -> None:
-    request = httpx.Request("PUT", "http://host", content=iter([b"x"]))
-    with pytest.raises(httpx.LocalProtocolError, match="with its length only"):
-        request_head(request)
+        request_head("GET", "/", header)
 
 
 def test_a_head_is_read_to_its_parts() -> None:
-    head = answer_head(b'HTTP/1.1 201 Created\r\nETag:  "1" \r\ncontent-length: 5', "PUT")
-    assert (head.status, head.version, head.reason) == (201, b"1.1", b"Created")
-    assert head.headers == [(b"ETag", b'"1"'), (b"content-length", b"5")]
-    assert (head.length, head.reusable, head.interim) == (5, True, False)
+    head = answer_head(b'HTTP/1.1 201 Created\r\nETag:  "1" \r\nX: a\r\nx:b\r\nY:', "PUT")
+    assert head.status == 201
+    assert head.headers == {"etag": '"1"', "x": "a, b", "y": ""}
+    assert (head.length, head.reusable, head.interim) == (UNTIL_CLOSE, False, False)
 
 
 @pytest.mark.parametrize(

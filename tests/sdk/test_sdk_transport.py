@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from scripted_server import PATIENCE, Script, ScriptedServer, answers, received
-from wire_clients import FORMS, fetching, loopback
+from wire_clients import FORMS, Fetched, fetching, loopback
 
 from gradstep._connection import MAX_INTERIM
 from gradstep._http1 import MAX_HEAD
@@ -25,7 +26,7 @@ LARGE = b"x" * (16 << 20)
 pytestmark = pytest.mark.parametrize("form", FORMS)
 
 
-def exchanged(form: str, script: Script, method: str = "GET", **options: Any) -> httpx.Response:
+def exchanged(form: str, script: Script, method: str = "GET", **options: Any) -> Fetched:
     """Return the answer to one request."""
     with ScriptedServer(script) as server, fetching(form, loopback(server.port)) as fetch:
         return fetch(method, **options)
@@ -46,8 +47,7 @@ def dripping(text: bytes, size: int) -> Script:
 def test_an_answer_has_its_parts(form: str) -> None:
     text = b"HTTP/1.1 201 Created\r\nETag: 1\r\nContent-Length: 5\r\n\r\nhello"
     answer = exchanged(form, answers(text))
-    assert (answer.status_code, answer.reason_phrase) == (201, "Created")
-    assert (answer.http_version, answer.headers["etag"]) == ("HTTP/1.1", "1")
+    assert (answer.status, answer.headers["etag"]) == (201, "1")
     assert answer.content == b"hello"
 
 
@@ -64,7 +64,7 @@ def test_an_answer_has_its_parts(form: str) -> None:
 )
 def test_an_answer_may_come_in_any_pieces(form: str, text: bytes, size: int) -> None:
     answer = exchanged(form, dripping(text, size))
-    assert (answer.status_code, answer.content) == (200, b"0123456789")
+    assert (answer.status, answer.content) == (200, b"0123456789")
 
 
 def test_a_long_chunk_and_many_short_ones_are_joined(form: str) -> None:
@@ -149,9 +149,16 @@ def test_a_body_goes_out_in_order_whatever_its_pieces(form: str) -> None:
         bodies.append(received(connection)[1])
         connection.sendall(OK)
 
-    length = {"Content-Length": str(len(whole))}
-    exchanged(form, run, "PUT", content=iter(pieces), headers=length)
+    exchanged(form, run, "PUT", content=pieces)
     assert bodies == [whole]
+
+
+def test_a_coding_that_nobody_asked_for_is_undone(form: str) -> None:
+    text = gzip.compress(b"hello" * 100_000)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(text)
+    assert exchanged(form, answers(head + text)).content == b"hello" * 100_000
+    with pytest.raises(httpx.DecodingError):
+        exchanged(form, answers(head + bytes(len(text))))
 
 
 def test_a_small_request_is_one_write(form: str) -> None:
@@ -179,7 +186,7 @@ def test_a_refusal_before_the_body_is_read_is_told(form: str, *, close: bool) ->
     with ScriptedServer(run) as server, fetching(form, loopback(server.port)) as fetch:
         answer = fetch("PUT", LARGE)
         heard.set()
-    assert (answer.status_code, answer.content) == (413, b"big")
+    assert (answer.status, answer.content) == (413, b"big")
 
 
 def test_what_is_announced_while_the_body_is_sent_does_not_end_it(form: str) -> None:
@@ -209,14 +216,3 @@ def test_large_bodies_go_both_ways(form: str) -> None:
         connection.sendall(body)
 
     assert exchanged(form, run, "PUT", content=LARGE).content == LARGE
-
-
-@pytest.mark.parametrize("announced", ["3", "5"])
-def test_a_body_of_another_length_than_announced_is_not_sent_as_a_request(
-    form: str, announced: str
-) -> None:
-    def run(connection: socket.socket) -> None:
-        assert not connection.recv(1000).endswith(b"four")
-
-    with pytest.raises(httpx.LocalProtocolError, match="than its Content-Length"):
-        exchanged(form, run, "PUT", content=b"four", headers={"Content-Length": announced})

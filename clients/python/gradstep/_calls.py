@@ -256,7 +256,7 @@ def step(
     want_params: bool,
 ) -> Call[Stepped]:
     """Take step `n`; without `want_params` its receipt comes alone."""
-    query = {"return": "params" if want_params else "receipt"}
+    query = {} if want_params else {"return": "receipt"}
     if loss is not None and math.isfinite(loss):
         query["loss"] = repr(float(loss))
     if lr is not None:

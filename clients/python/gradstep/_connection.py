@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Iterable
+from itertools import islice
 from time import monotonic
 
 import httpx
 
 from gradstep import _http1
 from gradstep._http1 import CHUNKED, HEAD_END, LINE_END, MAX_CHUNK_LINE, MAX_HEAD, UNTIL_CLOSE, Head
-from gradstep._wires import Timeouts, Wire
+from gradstep._wires import Wire
 
-BATCH = 1 << 20
-"""So many bytes, in so many pieces, are handed to a socket at once, if they are there."""
-
-BATCH_PIECES = 64
+BATCH = 64
+"""So many pieces at most are handed to a socket at once."""
 
 MAX_INTERIM = 32
 """The most heads (1xx) before that of the answer."""
@@ -24,60 +23,30 @@ MAX_INTERIM = 32
 class Outgoing:
     """A request on its way: head and body as pieces, sent together where they are small."""
 
-    def __init__(self, request: httpx.Request) -> None:
-        self.method = request.method
-        self.timeouts: Timeouts = request.extensions.get("timeout", {})
+    def __init__(self, method: str, head: bytes, body: Iterable[memoryview]) -> None:
+        self.method = method
         self.begun = False
         """Whether any byte may have reached the server."""
 
-        self._pieces = deque([memoryview(_http1.request_head(request))])
-        self._held = len(self._pieces[0])
-        self._left = int(request.headers.get("content-length", 0))
-        self._source = _source(request)
+        self._pieces = deque([memoryview(head), *filter(None, body)])
 
     @property
     def done(self) -> bool:
         """Whether all is sent."""
-        return not self._pieces and not self._left
+        return not self._pieces
 
     async def send(self, wire: Wire) -> bool:
         """Send on until all is sent; return False if the server has something to say before."""
-        while not self.done:
-            await self._load()
-            sent = await wire.send(self._pieces, self.timeouts)
+        while self._pieces:
+            sent = await wire.send([*islice(self._pieces, BATCH)])
             if not sent:
                 return False
             self.begun = True
-            self._held -= sent
             while sent and sent >= len(self._pieces[0]):
                 sent -= len(self._pieces.popleft())
             if sent:
                 self._pieces[0] = self._pieces[0][sent:]
         return True
-
-    async def _load(self) -> None:
-        """Take pieces of the body until there is enough for one send."""
-        while self._left and self._held < BATCH and len(self._pieces) < BATCH_PIECES:
-            part = await anext(self._source, None)
-            if part is None:
-                raise httpx.LocalProtocolError("the body is shorter than its Content-Length")
-            piece = memoryview(part)
-            self._left -= len(piece)
-            if self._left < 0:
-                raise httpx.LocalProtocolError("the body is longer than its Content-Length")
-            if piece:
-                self._pieces.append(piece)
-                self._held += len(piece)
-
-
-async def _source(request: httpx.Request) -> AsyncIterator[bytes]:
-    stream = request.stream
-    if isinstance(stream, httpx.AsyncByteStream) and not isinstance(stream, httpx.SyncByteStream):
-        async for part in stream:
-            yield part
-    elif isinstance(stream, httpx.SyncByteStream):
-        for part in stream:
-            yield part
 
 
 class Connection:
@@ -88,7 +57,6 @@ class Connection:
         self._buffer = bytearray(MAX_HEAD)
         self._begin = 0
         self._end = 0
-        self._timeouts: Timeouts = {}
         self._method = ""
         self._interim = 0
         self._framing = 0
@@ -111,7 +79,6 @@ class Connection:
         Raises:
             httpx.TransportError: No answer comes, or none that can be read.
         """
-        self._timeouts = outgoing.timeouts
         self._method = outgoing.method
         self._interim = 0
         head: Head | None = None
@@ -147,7 +114,7 @@ class Connection:
             room = room[: self._left]
         if not room:
             return 0
-        received = self._take(room) or await self._wire.receive(room, self._timeouts)
+        received = self._take(room) or await self._wire.receive(room)
         if self._framing == UNTIL_CLOSE:
             return received
         if not received:
@@ -217,7 +184,7 @@ class Connection:
             moved = self._begin
             room = self._room()
             begin -= moved - self._begin
-            self._came(await self._wire.receive(room, self._timeouts))
+            self._came(await self._wire.receive(room))
         if found < 0 or found + len(mark) - self._begin > limit:
             raise httpx.RemoteProtocolError(f"no end within the {limit} bytes that a head may have")
         text = bytes(self._buffer[self._begin : found])

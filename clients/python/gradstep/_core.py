@@ -12,6 +12,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
+from urllib.parse import urlencode
 
 import httpx
 import numpy as np
@@ -66,11 +67,6 @@ class Body:
             room -= len(rest)
         yield b"".join(parts)
 
-    async def pieces_async(self) -> AsyncIterator[memoryview]:
-        """Yield the pieces."""
-        for piece in self.pieces:
-            yield piece
-
     async def blocks_async(self) -> AsyncIterator[bytes]:
         """Yield what `blocks` yields."""
         for block in self.blocks():
@@ -99,6 +95,11 @@ class Request:
         fenced = "If-Match" in self.headers
         return fenced or self.names_result or self.method in {"GET", "PUT", "DELETE"}
 
+    @property
+    def target(self) -> str:
+        """The path and the query, as they are sent."""
+        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
     def all_headers(self) -> dict[str, str]:
         """Return every header, those of the body included."""
         headers = {
@@ -122,22 +123,26 @@ class Answer:
     """One answer, received to its end."""
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
+    """By names in lower case."""
+
     body: memoryview
 
 
 class Inbox:
-    """Receives an answer's body into one buffer of the announced length."""
+    """Receives an answer's body into one buffer, which grows if its length is not known."""
 
-    def __init__(self, status: int, headers: httpx.Headers, reused: Reused | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        length: int | None,
+        reused: Reused,
+    ) -> None:
         self._status = status
         self._headers = headers
-        length = headers.get("content-length", "")
-        # An encoded body, or one without a length, grows as it comes.
-        self._fixed = length.isdecimal() and "content-encoding" not in headers
-        self._buffer = (
-            (reused or Reused()).take(int(length)) if self._fixed else np.empty(BLOCK, np.uint8)
-        )
+        self._fixed = length is not None
+        self._buffer = np.empty(BLOCK, np.uint8) if length is None else reused.take(length)
         self._filled = 0
 
     def write(self, chunk: bytes) -> None:
@@ -146,23 +151,23 @@ class Inbox:
         if end > len(self._buffer):
             if self._fixed:
                 raise AnswerMalformed("the answer is longer than it announced")
-            self._buffer = np.concatenate((self._buffer, np.empty(end, np.uint8)))
+            self._grow(end)
         self._buffer[self._filled : end] = np.frombuffer(chunk, np.uint8)
         self._filled = end
 
     @property
-    def fixed(self) -> bool:
-        """Whether the length is known."""
-        return self._fixed
-
-    @property
     def room(self) -> memoryview:
-        """What is still to be filled."""
+        """What is still to be filled: nothing at the end of an answer whose length is known."""
+        if not self._fixed and self._filled == len(self._buffer):
+            self._grow(self._filled)
         return self._buffer.data[self._filled :]
 
     def filled(self, received: int) -> None:
         """Count bytes that were written into `room`."""
         self._filled += received
+
+    def _grow(self, size: int) -> None:
+        self._buffer = np.concatenate((self._buffer, np.empty(size, np.uint8)))
 
     def answer(self) -> Answer:
         """Return what came, once nothing more comes."""

@@ -69,7 +69,7 @@ class Fields:
 
     def numbers(self, name: str) -> tuple[float, ...]:
         """Return a list of numbers."""
-        return tuple(self._converted(name, float, item) for item in self.items(name))
+        return self._converted(name, lambda items: tuple(map(float, items)), self.items(name))
 
     def numbers_or_none(self, name: str) -> tuple[float, ...] | None:
         """Return a list of numbers, or None for null."""
@@ -122,11 +122,11 @@ class Fields:
         return self._members[name]
 
     def _typed(self, name: str, kind: type[T]) -> T:
-        value = self._present(name)
-        if not isinstance(value, kind):
-            msg = f"{name!r} in the answer is {type(value).__name__}, not {kind.__name__}"
-            raise AnswerMalformed(msg)
-        return value
+        value = self._members.get(name)
+        if isinstance(value, kind):
+            return value
+        found = type(self._present(name)).__name__
+        raise AnswerMalformed(f"{name!r} in the answer is {found}, not {kind.__name__}")
 
     def _converted(self, name: str, convert: Callable[..., T], value: object) -> T:
         try:

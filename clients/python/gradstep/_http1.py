@@ -7,7 +7,7 @@ ends, field names, lengths, and codings must be exactly what RFC 9112 says.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -25,8 +25,9 @@ CHUNKED = -1
 UNTIL_CLOSE = -2
 """Framings of a body whose length the head does not tell."""
 
-_STATUS_LINE = re.compile(rb"HTTP/(1\.[01]) ([1-5]\d\d)(?: ([^\x00\r\n]*))?")
-_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00\r\n]*?)[ \t]*")
+_STATUS_LINE = re.compile(r"HTTP/(1\.[01]) ([1-5][0-9][0-9])(?: [^\x00\r\n]*)?")
+_FIELD = re.compile(r"\r\n([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00\r\n]*)(?=\r\n|\Z)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00\r\n]*)?")
 
 
@@ -35,9 +36,9 @@ class Head:
     """The head of an answer."""
 
     status: int
-    version: bytes
-    reason: bytes
-    headers: list[tuple[bytes, bytes]]
+    headers: Mapping[str, str]
+    """By names in lower case; the values of lines of one name are joined by commas."""
+
     length: int
     """The bytes of the body, or `CHUNKED`, or `UNTIL_CLOSE`."""
 
@@ -50,25 +51,23 @@ class Head:
         return self.status < httpx.codes.OK
 
 
-def request_head(request: httpx.Request) -> bytes:
+def request_head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
     """Return the head of a request, its empty line included.
 
     Args:
-        request: A request with all headers that it needs.
+        method: Such as ``PUT``.
+        target: The path and the query.
+        headers: All headers that it needs.
 
     Raises:
-        httpx.LocalProtocolError: A header would end early, or the body has no length.
+        httpx.LocalProtocolError: A header would end early.
     """
-    if "transfer-encoding" in request.headers:
-        raise httpx.LocalProtocolError("a body is sent with its length only")
-    fields = request.headers.raw
-    lines = [b"%s %s HTTP/1.1" % (request.method.encode("ascii"), request.url.raw_path)]
-    lines += [name + b": " + value for name, value in fields]
-    head = LINE_END.join((*lines, b"", b""))
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    head = "\r\n".join((*lines, "", ""))
     ends = len(lines) + 1
-    if head.count(b"\r") != ends or head.count(b"\n") != ends or b"\0" in head:
+    if head.count("\r") != ends or head.count("\n") != ends or "\0" in head:
         raise httpx.LocalProtocolError("a header holds a line end or a zero byte")
-    return head
+    return head.encode("ascii")
 
 
 def answer_head(text: bytes, method: str) -> Head:
@@ -81,17 +80,17 @@ def answer_head(text: bytes, method: str) -> Head:
     Raises:
         httpx.RemoteProtocolError: It is no such head, or the body's end is in doubt.
     """
-    first, *lines = text.split(LINE_END)
+    first, line_end, fields = text.decode("latin-1").partition("\r\n")
     found = _STATUS_LINE.fullmatch(first)
     if found is None:
         raise httpx.RemoteProtocolError(f"no status line: {first[:64]!r}")
-    version, status, reason = found[1], int(found[2]), found[3] or b""
-    headers = [_field(line) for line in lines]
+    version, status = found[1], int(found[2])
     if status == httpx.codes.SWITCHING_PROTOCOLS:
         raise httpx.RemoteProtocolError("the server switched to a protocol nobody asked for")
+    headers = _headers(line_end + fields)
     length = _length(status, version, method, headers)
-    kept = b"close" not in _tokens(headers, b"connection") and length != UNTIL_CLOSE
-    return Head(status, version, reason, headers, length, kept and version == b"1.1")
+    kept = "close" not in _tokens(headers, "connection") and length != UNTIL_CLOSE
+    return Head(status, headers, length, kept and version == "1.1")
 
 
 def chunk_size(line: bytes) -> int:
@@ -109,24 +108,27 @@ def chunk_size(line: bytes) -> int:
     return int(found[1], 16)
 
 
-def _field(line: bytes) -> tuple[bytes, bytes]:
-    found = _FIELD.fullmatch(line)
-    if found is None:
-        raise httpx.RemoteProtocolError(f"no header: {line[:64]!r}")
-    return found[1], found[2]
+def _headers(lines: str) -> dict[str, str]:
+    """Return the headers of lines, each with a line end before it."""
+    found = _FIELD.findall(lines)
+    if len(found) != lines.count("\r\n"):
+        raise httpx.RemoteProtocolError("a line of the answer's head is no header")
+    headers: dict[str, str] = {}
+    for field, text in found:
+        name, value = field.lower(), text.strip(" \t")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
-def _length(
-    status: int, version: bytes, method: str, headers: Sequence[tuple[bytes, bytes]]
-) -> int:
+def _length(status: int, version: str, method: str, headers: Mapping[str, str]) -> int:
     """Return the body's length or framing (RFC 9112, section 6.3)."""
-    codings = _tokens(headers, b"transfer-encoding")
-    lengths = set(_tokens(headers, b"content-length"))
-    if codings and (codings != [b"chunked"] or lengths or version != b"1.1"):
+    codings = _tokens(headers, "transfer-encoding")
+    lengths = set(_tokens(headers, "content-length"))
+    if codings and (codings != ["chunked"] or lengths or version != "1.1"):
         raise httpx.RemoteProtocolError(
             "the body's transfer coding is unknown, or its end in doubt"
         )
-    if len(lengths) > 1 or any(re.fullmatch(rb"\d{1,18}", length) is None for length in lengths):
+    if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
         raise httpx.RemoteProtocolError("the body has several lengths, or one that is no number")
     if method == "HEAD" or status < httpx.codes.OK or status in {204, 304}:
         return 0
@@ -135,7 +137,7 @@ def _length(
     return int(lengths.pop()) if lengths else UNTIL_CLOSE
 
 
-def _tokens(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    """Return the elements of a header that is a list, over all lines that bear its name."""
-    values = [value for key, value in headers if key.lower() == name]
-    return [token.strip().lower() for value in values for token in value.split(b",")]
+def _tokens(headers: Mapping[str, str], name: str) -> list[str]:
+    """Return the elements of a header that is a list, in lower case."""
+    value = headers.get(name)
+    return [] if value is None else [token.strip(" \t").lower() for token in value.split(",")]

@@ -11,7 +11,7 @@ import httpx
 
 from gradstep._connection import Connection, Outgoing
 from gradstep._http1 import Head
-from gradstep._wires import Place, Waiter, Wire
+from gradstep._wires import Place, Timeouts, Waiter, Wire
 
 IDLE_SECONDS = 4.0
 """How long an idle connection is kept: less than the 5 after which uvicorn closes it, so that no
@@ -70,22 +70,25 @@ class LoopGate:
 class Exchanges:
     """What both transports do: find or make a connection, use it, keep it."""
 
-    def __init__(self, place: Place, waiter: Waiter, gate: Gate) -> None:
+    def __init__(self, place: Place, waiter: Waiter, gate: Gate, timeouts: Timeouts) -> None:
         self._place = place
         self._waiter = waiter
         self._gate = gate
+        self._timeouts = timeouts
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._closed = False
 
-    async def begin(self, request: httpx.Request) -> tuple[Head, Connection]:
+    async def begin(self, outgoing: Outgoing) -> tuple[Head, Connection]:
         """Send a request and return the head of its answer; `finish` is to follow.
 
         Raises:
             httpx.TransportError: No answer came.
+            RuntimeError: The connections were closed.
         """
-        outgoing = Outgoing(request)
-        if not await self._gate.enter(outgoing.timeouts.get("pool")):
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if not await self._gate.enter(self._timeouts.get("pool")):
             raise httpx.PoolTimeout("all connections are in use")
         try:
             return await self._on_some_connection(outgoing)
@@ -116,7 +119,7 @@ class Exchanges:
         while True:
             connection = self._found_idle()
             if connection is None:
-                wire = await Wire.connect(self._place, self._waiter, outgoing.timeouts)
+                wire = await Wire.connect(self._place, self._waiter, self._timeouts)
                 connection = Connection(wire)
             try:
                 return await connection.exchange(outgoing), connection

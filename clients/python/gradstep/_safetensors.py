@@ -21,6 +21,8 @@ from gradstep._types import Array
 METADATA = "__metadata__"
 LENGTH_SIZE = 8
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def encode(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
@@ -39,9 +41,7 @@ def encode(
         raise ValueError(msg)
     widest_first = sorted(tensors, key=lambda name: -WORD_OF_DTYPE[tensors[name].dtype].itemsize)
     ordered = {name: tensors[name] for name in widest_first}
-    header = json.dumps(
-        _header(ordered, metadata), ensure_ascii=False, separators=(",", ":")
-    ).encode()
+    header = _ENCODER.encode(_header(ordered, metadata)).encode()
     header += b" " * (-len(header) % LENGTH_SIZE)
     head = len(header).to_bytes(LENGTH_SIZE, "little") + header
     return memoryview(head), *(tensor.data for tensor in ordered.values())
@@ -75,7 +75,7 @@ def decode(body: memoryview) -> tuple[dict[str, Array], dict[str, str]]:
     if not LENGTH_SIZE < begin <= len(body):
         msg = f"a header of {size} bytes does not fit a body of {len(body)}"
         raise ValueError(msg)
-    header = json.loads(bytes(body[LENGTH_SIZE:begin]))
+    header = json.loads(str(body[LENGTH_SIZE:begin], "utf-8"))
     if not isinstance(header, dict):
         raise ValueError("the header is no JSON object")
     metadata = header.pop(METADATA, {})

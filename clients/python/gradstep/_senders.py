@@ -1,4 +1,4 @@
-"""Sending calls through httpx, blocking and not, and reading their answers to the end."""
+"""Sending calls, blocking and not, until they are answered for good; and where they go."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterable, Iterable
-from typing import TypeVar, cast
+from base64 import b64encode
+from typing import TypeVar
 
 import httpx
 
 from gradstep import _transports
-from gradstep._core import Answer, Attempts, Body, Call, Inbox, Outcome, Request
-from gradstep._reused import Reused
-from gradstep._transports import DIRECT, AnswerBody, AsyncAnswerBody
+from gradstep._core import Attempts, Call, Outcome, Request
+from gradstep._transports import (
+    AsyncDirectTransport,
+    AsyncHttpxTransport,
+    DirectTransport,
+    HttpxTransport,
+    Server,
+)
 from gradstep._wires import Place
 
 T = TypeVar("T")
@@ -36,13 +41,11 @@ class Sender:
         transport: httpx.BaseTransport | None,
     ) -> None:
         url, place = destination(address, uds, transport)
-        self._authorization = authorization(api_key)
-        if place is not None:
-            transport = _transports.Transport(place)
-        self._takes_pieces = place is not None
-        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        server = server_at(url, api_key, timeout)
+        self._transport = (
+            HttpxTransport(server, transport) if place is None else DirectTransport(server, place)
+        )
         self._max_retries = max_retries
-        self._reused = Reused()
 
     def send(self, call: Call[T]) -> T:
         """Return a call's result, or raise what `Attempts.conclude` raises."""
@@ -56,42 +59,13 @@ class Sender:
 
     def _attempt(self, request: Request) -> Outcome:
         try:
-            return self._exchange(request)
+            return self._transport.exchange(request)
         except httpx.RequestError as error:
             return error
 
-    def _exchange(self, request: Request) -> Answer:
-        outgoing = httpx.Request(
-            request.method,
-            url_of(request, self._http.base_url),
-            headers=request.all_headers() | self._authorization,
-            content=self._content(request.body),
-        )
-        response = self._http.send(outgoing, stream=True)
-        try:
-            inbox = Inbox(response.status_code, response.headers, self._reused)
-            body = response.extensions.get(DIRECT)
-            if isinstance(body, AnswerBody) and inbox.fixed:
-                while received := body.read_into(inbox.room):
-                    inbox.filled(received)
-            else:
-                for chunk in response.iter_bytes():
-                    inbox.write(chunk)
-        finally:
-            response.close()
-        return inbox.answer()
-
-    def _content(self, body: Body | None) -> bytes | Iterable[bytes] | None:
-        if body is None:
-            return None
-        if self._takes_pieces:
-            # httpx declares bytes and passes on what it is given.
-            return cast("Iterable[bytes]", body.pieces)
-        return body.if_small() or body.blocks()
-
     def close(self) -> None:
         """Close all connections."""
-        self._http.close()
+        self._transport.close()
 
 
 class AsyncSender:
@@ -107,13 +81,13 @@ class AsyncSender:
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         url, place = destination(address, uds, transport)
-        self._authorization = authorization(api_key)
-        if place is not None:
-            transport = _transports.AsyncTransport(place)
-        self._takes_pieces = place is not None
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
+        server = server_at(url, api_key, timeout)
+        self._transport = (
+            AsyncHttpxTransport(server, transport)
+            if place is None
+            else AsyncDirectTransport(server, place)
+        )
         self._max_retries = max_retries
-        self._reused = Reused()
 
     async def send(self, call: Call[T]) -> T:
         """Return a call's result, or raise what `Attempts.conclude` raises."""
@@ -127,41 +101,31 @@ class AsyncSender:
 
     async def _attempt(self, request: Request) -> Outcome:
         try:
-            return await self._exchange(request)
+            return await self._transport.exchange(request)
         except httpx.RequestError as error:
             return error
 
-    async def _exchange(self, request: Request) -> Answer:
-        outgoing = httpx.Request(
-            request.method,
-            url_of(request, self._http.base_url),
-            headers=request.all_headers() | self._authorization,
-            content=self._content(request.body),
-        )
-        response = await self._http.send(outgoing, stream=True)
-        try:
-            inbox = Inbox(response.status_code, response.headers, self._reused)
-            body = response.extensions.get(DIRECT)
-            if isinstance(body, AsyncAnswerBody) and inbox.fixed:
-                while received := await body.read_into(inbox.room):
-                    inbox.filled(received)
-            else:
-                async for chunk in response.aiter_bytes():
-                    inbox.write(chunk)
-        finally:
-            await response.aclose()
-        return inbox.answer()
-
-    def _content(self, body: Body | None) -> bytes | AsyncIterable[bytes] | None:
-        if body is None:
-            return None
-        if self._takes_pieces:
-            return cast("AsyncIterable[bytes]", body.pieces_async())  # as above
-        return body.if_small() or body.blocks_async()
-
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._transport.close()
+
+
+def server_at(url: httpx.URL, api_key: str | None, timeout: float | httpx.Timeout) -> Server:
+    """Return a server to talk to.
+
+    Args:
+        url: Its address; a name and a password in it are for a proxy before the server.
+        api_key: As for `authorization`.
+        timeout: The seconds for each phase.
+
+    Raises:
+        ValueError: The key can be none.
+    """
+    headers = authorization(api_key)
+    if url.userinfo:
+        basic = b64encode(f"{url.username}:{url.password}".encode()).decode("ascii")
+        headers = {"Authorization": f"Basic {basic}"}
+    return Server(url, headers, httpx.Timeout(timeout))
 
 
 def authorization(api_key: str | None) -> dict[str, str]:
@@ -181,17 +145,6 @@ def authorization(api_key: str | None) -> dict[str, str]:
         msg = f"{where} is no key: it has blanks, or what is not ASCII"
         raise ValueError(msg)
     return {"Authorization": f"Bearer {key}"}
-
-
-def url_of(request: Request, base: httpx.URL) -> httpx.URL:
-    """Return the address of a request.
-
-    Args:
-        request: The request, whose path begins with a slash.
-        base: The server's address, which ends with one.
-    """
-    url = base.copy_with(raw_path=base.raw_path[:-1] + request.path.encode("ascii"))
-    return url.copy_merge_params(request.query) if request.query else url
 
 
 def destination(

@@ -1,107 +1,187 @@
-"""The transports under the clients: connections to one server, kept and used again.
+"""What carries requests to one server, and brings their answers read to the end.
 
-httpx's own serve where a proxy is asked for, and on systems without the socket
-calls that these need. A request is sent from where its pieces are; its answer
-can be received into the caller's memory (`DIRECT`).
+Connections of our own, kept and used again, from and into the memory where the
+tensors are. httpx serves where a proxy is asked for, on systems without the
+socket calls that ours need, and for a transport of the caller's.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, Iterable
+from dataclasses import dataclass
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from gradstep import _wires
-from gradstep._connection import Connection
-from gradstep._http1 import Head
-from gradstep._pool import Exchanges, LoopGate, ThreadGate
-from gradstep._wires import LoopWaiter, Place, ThreadWaiter, finished
-
-DIRECT = "gradstep.direct"
-"""The extension of a response that holds its `AnswerBody` or `AsyncAnswerBody`."""
-
-BLOCK = 256 * 1024
-
-Finish = Callable[[Connection], None]
+from gradstep import _http1, _wires
+from gradstep._connection import Outgoing
+from gradstep._core import Answer, Inbox, Request
+from gradstep._pool import Exchanges, Gate, LoopGate, ThreadGate
+from gradstep._reused import Reused
+from gradstep._wires import LoopWaiter, Place, ThreadWaiter, Waiter, finished
 
 
-class AnswerBody(httpx.SyncByteStream):
-    """The body of an answer, still on its way."""
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server that a client talks to, and how."""
 
-    def __init__(self, connection: Connection, finish: Finish) -> None:
-        self._connection = connection
-        self._finish: Finish | None = finish
+    url: httpx.URL
+    """Its address; a path is what stands before ``/v1``."""
 
-    def read_into(self, room: memoryview) -> int:
-        """Receive some of it into `room`; return how many bytes, 0 at the end."""
-        return finished(self._connection.read_into(room))
+    headers: dict[str, str]
+    """What every request carries beside its own headers."""
 
-    def __iter__(self) -> Iterator[bytes]:
-        room = memoryview(bytearray(BLOCK))
-        while received := self.read_into(room):
-            yield bytes(room[:received])
+    timeout: httpx.Timeout
 
-    def close(self) -> None:
-        """Give the connection back."""
-        finish, self._finish = self._finish, None
-        if finish is not None:
-            finish(self._connection)
+    @property
+    def prefix(self) -> str:
+        """What stands before the path of every request."""
+        return self.url.raw_path.decode("ascii").removesuffix("/")
 
 
-class AsyncAnswerBody(httpx.AsyncByteStream):
-    """`AnswerBody` for asyncio."""
+class _Direct:
+    """Our own connections, whatever waits for them."""
 
-    def __init__(self, connection: Connection, finish: Finish) -> None:
-        self._connection = connection
-        self._finish: Finish | None = finish
+    def __init__(self, server: Server, place: Place, waiter: Waiter, gate: Gate) -> None:
+        self._exchanges = Exchanges(place, waiter, gate, server.timeout.as_dict())
+        self._prefix = server.prefix
+        self._headers = {"Host": server.url.netloc.decode("ascii"), **server.headers}
+        self._reused = Reused()
 
-    async def read_into(self, room: memoryview) -> int:
-        """Receive some of it into `room`; return how many bytes, 0 at the end."""
-        return await self._connection.read_into(room)
+    async def exchange(self, request: Request) -> Answer:
+        """Send a request and return its answer."""
+        head, connection = await self._exchanges.begin(self._outgoing(request))
+        try:
+            length = head.length if head.length >= 0 else None
+            inbox = Inbox(head.status, head.headers, length, self._reused)
+            while (room := inbox.room) and (received := await connection.read_into(room)):
+                inbox.filled(received)
+        finally:
+            self._exchanges.finish(connection)
+        return _decoded(inbox.answer())
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        room = memoryview(bytearray(BLOCK))
-        while received := await self.read_into(room):
-            yield bytes(room[:received])
-
-    async def aclose(self) -> None:
-        """Give the connection back."""
-        finish, self._finish = self._finish, None
-        if finish is not None:
-            finish(self._connection)
-
-
-class Transport(httpx.BaseTransport):
-    """Carries requests to one server, from any number of threads."""
-
-    def __init__(self, place: Place) -> None:
-        self._exchanges = Exchanges(place, ThreadWaiter(), ThreadGate())
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its answer, the body yet to be read."""
-        head, connection = finished(self._exchanges.begin(request))
-        return _response(head, AnswerBody(connection, self._exchanges.finish))
+    def _outgoing(self, request: Request) -> Outgoing:
+        headers = self._headers | request.all_headers()
+        head = _http1.request_head(request.method, self._prefix + request.target, headers)
+        return Outgoing(request.method, head, request.body.pieces if request.body else ())
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections; those in use follow at their end."""
         self._exchanges.close()
 
 
-class AsyncTransport(httpx.AsyncBaseTransport):
-    """`Transport` for asyncio."""
+class DirectTransport:
+    """Carries requests by our own connections, from any number of threads."""
 
-    def __init__(self, place: Place) -> None:
-        self._exchanges = Exchanges(place, LoopWaiter(), LoopGate())
+    def __init__(self, server: Server, place: Place) -> None:
+        self._direct = _Direct(server, place, ThreadWaiter(), ThreadGate())
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request and return its answer, the body yet to be read."""
-        head, connection = await self._exchanges.begin(request)
-        return _response(head, AsyncAnswerBody(connection, self._exchanges.finish))
+    def exchange(self, request: Request) -> Answer:
+        """Send a request and return its answer.
 
-    async def aclose(self) -> None:
-        """Close all idle connections."""
-        self._exchanges.close()
+        Raises:
+            httpx.RequestError: None came.
+            AnswerMalformed: It is not as long as it announced.
+        """
+        return finished(self._direct.exchange(request))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._direct.close()
+
+
+class AsyncDirectTransport:
+    """`DirectTransport` for asyncio."""
+
+    def __init__(self, server: Server, place: Place) -> None:
+        self._direct = _Direct(server, place, LoopWaiter(), LoopGate())
+
+    async def exchange(self, request: Request) -> Answer:
+        """Send a request and return its answer."""
+        return await self._direct.exchange(request)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._direct.close()
+
+
+class HttpxTransport:
+    """Carries requests by httpx."""
+
+    def __init__(self, server: Server, transport: httpx.BaseTransport | None) -> None:
+        self._server = server
+        self._reused = Reused()
+        self._http = httpx.Client(timeout=server.timeout, transport=transport)
+
+    def exchange(self, request: Request) -> Answer:
+        """Send a request and return its answer; raise what `DirectTransport` raises."""
+        body = request.body
+        content = (body.if_small() or body.blocks()) if body else None
+        response = self._http.send(_outgoing(self._server, request, content), stream=True)
+        try:
+            inbox = _inbox(response, self._reused)
+            for chunk in response.iter_bytes():
+                inbox.write(chunk)
+        finally:
+            response.close()
+        return inbox.answer()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+
+class AsyncHttpxTransport:
+    """`HttpxTransport` for asyncio."""
+
+    def __init__(self, server: Server, transport: httpx.AsyncBaseTransport | None) -> None:
+        self._server = server
+        self._reused = Reused()
+        self._http = httpx.AsyncClient(timeout=server.timeout, transport=transport)
+
+    async def exchange(self, request: Request) -> Answer:
+        """Send a request and return its answer; raise what `DirectTransport` raises."""
+        body = request.body
+        content = (body.if_small() or body.blocks_async()) if body else None
+        response = await self._http.send(_outgoing(self._server, request, content), stream=True)
+        try:
+            inbox = _inbox(response, self._reused)
+            async for chunk in response.aiter_bytes():
+                inbox.write(chunk)
+        finally:
+            await response.aclose()
+        return inbox.answer()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+
+def _outgoing(
+    server: Server, request: Request, content: bytes | Iterable[bytes] | AsyncIterable[bytes] | None
+) -> httpx.Request:
+    target = (server.prefix + request.target).encode("ascii")
+    return httpx.Request(
+        request.method,
+        server.url.copy_with(raw_path=target),
+        headers=request.all_headers() | server.headers,
+        content=content,
+    )
+
+
+def _inbox(response: httpx.Response, reused: Reused) -> Inbox:
+    headers = dict(response.headers)
+    length = headers.get("content-length", "")
+    known = length.isdecimal() and "content-encoding" not in headers  # which httpx undoes
+    return Inbox(response.status_code, headers, int(length) if known else None, reused)
+
+
+def _decoded(answer: Answer) -> Answer:
+    """Undo the coding of an answer; none was asked for, but a proxy may not have listened."""
+    if "content-encoding" not in answer.headers:
+        return answer
+    decoded = httpx.Response(answer.status, headers=answer.headers, content=bytes(answer.body))
+    return Answer(answer.status, answer.headers, memoryview(decoded.content))
 
 
 def place_of(url: httpx.URL, uds: str | None) -> Place | None:
@@ -129,16 +209,3 @@ def _proxied(url: httpx.URL) -> bool:
     proxies = getproxies()
     asked = url.scheme in proxies or "all" in proxies
     return asked and not proxy_bypass(url.netloc.decode("ascii"))
-
-
-def _response(head: Head, body: AnswerBody | AsyncAnswerBody) -> httpx.Response:
-    return httpx.Response(
-        head.status,
-        headers=head.headers,
-        stream=body,
-        extensions={
-            "http_version": b"HTTP/" + head.version,
-            "reason_phrase": head.reason,
-            DIRECT: body,
-        },
-    )

@@ -117,9 +117,10 @@ class Place:
 class Wire:
     """A connected socket."""
 
-    def __init__(self, sock: socket.socket, waiter: Waiter) -> None:
+    def __init__(self, sock: socket.socket, waiter: Waiter, timeouts: Timeouts) -> None:
         self._socket = sock
         self._waiter = waiter
+        self._timeouts = timeouts
 
     @classmethod
     async def connect(cls, place: Place, waiter: Waiter, timeouts: Timeouts) -> Wire:
@@ -132,14 +133,14 @@ class Wire:
         seconds = timeouts.get("connect")
         try:
             sock = await _connected(place, waiter, seconds)
-            wire = cls(sock, waiter)
+            wire = cls(sock, waiter, timeouts)
             if place.tls is not None:
                 await wire._secure(place.tls, place.host, seconds)
         except OSError as error:  # ssl.SSLError and socket.gaierror are OSErrors
             raise httpx.ConnectError(str(error)) from error
         return wire
 
-    async def send(self, pieces: Sequence[memoryview], timeouts: Timeouts) -> int:
+    async def send(self, pieces: Sequence[memoryview]) -> int:
         """Send some of the bytes.
 
         Returns:
@@ -156,13 +157,13 @@ class Wire:
                 pass
             except OSError as error:
                 raise httpx.WriteError(str(error)) from error
-            happened = await self._ready(READ | WRITE, timeouts.get("write"))
+            happened = await self._ready(READ | WRITE, self._timeouts.get("write"))
             if not happened:
                 raise httpx.WriteTimeout("the server takes no more of the request")
             if happened & READ:
                 return 0
 
-    async def receive(self, room: memoryview, timeouts: Timeouts) -> int:
+    async def receive(self, room: memoryview) -> int:
         """Receive some bytes into `room`.
 
         Returns:
@@ -176,7 +177,7 @@ class Wire:
             received = self.receive_now(room)
             if received is not None:
                 return received
-            if not await self._ready(READ, timeouts.get("read")):
+            if not await self._ready(READ, self._timeouts.get("read")):
                 raise httpx.ReadTimeout("the server sends no more of the answer")
 
     def receive_now(self, room: memoryview) -> int | None:
