@@ -58,6 +58,7 @@ from gradstep._errors import (
     UnknownKind,
     UnsupportedMediaType,
 )
+from gradstep._pipeline import Pipeline, Step, Stepped, StepsFailed
 from gradstep._session import Session
 from gradstep._types import (
     UNSET,
@@ -121,6 +122,7 @@ __all__ = [
     "Params",
     "ParamsConflict",
     "ParamsMissing",
+    "Pipeline",
     "PositionMismatch",
     "PreconditionFailed",
     "Problem",
@@ -138,9 +140,12 @@ __all__ = [
     "SessionSummary",
     "Spec",
     "State",
+    "Step",
     "StepConflict",
     "StepGone",
     "StepNotFound",
+    "Stepped",
+    "StepsFailed",
     "StorageFull",
     "StoreUnavailable",
     "TensorInfo",

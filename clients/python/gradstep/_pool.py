@@ -56,6 +56,8 @@ class LoopGate:
 
     async def enter(self, seconds: float | None) -> bool:
         """Wait for a place; return whether there was one in time."""
+        if not self._places.locked():
+            return await self._places.acquire()  # at once, with no need of a timer
         try:
             async with asyncio.timeout(seconds):
                 return await self._places.acquire()

@@ -75,16 +75,16 @@ class LoopWaiter:
             if not happened.done():
                 happened.set_result(event)
 
+        timer = None if seconds is None else loop.call_later(seconds, tell, 0)
         try:
             if events & READ:
                 loop.add_reader(fd, tell, READ)
             if events & WRITE:
                 loop.add_writer(fd, tell, WRITE)
-            async with asyncio.timeout(seconds):
-                return await happened
-        except TimeoutError:
-            return 0
+            return await happened
         finally:
+            if timer is not None:
+                timer.cancel()
             loop.remove_reader(fd)
             loop.remove_writer(fd)
 
