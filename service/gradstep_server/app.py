@@ -132,7 +132,8 @@ def create_app(settings: Settings) -> FastAPI:
         service.router(_readiness(store, draining), page.read),
         docs.router,
     ):
-        app.include_router(router)
+        # Included, a router would be searched again once the route is found in it.
+        app.router.routes.extend(router.routes)
     problems.install(app)
     openapi.install(app)
     _put_around(app, settings, rooms, families)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 
-_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE = 4 * 2**20
 _LIBRARY = ctypes.CDLL(None)
 """The C library. What follows does nothing where it is not glibc."""
@@ -22,6 +22,8 @@ def hold_less() -> None:
     if hasattr(_LIBRARY, "mallopt"):
         _LIBRARY.mallopt(_M_ARENA_MAX, 2)
         _LIBRARY.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        # Else what is freed at a heap's end goes back at once, and is cleared again for the next.
+        _LIBRARY.mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
 
 
 async def give_back() -> None:

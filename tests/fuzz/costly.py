@@ -306,6 +306,12 @@ TABLE = (
         ),
     ),
     Hostile(
+        "a curve's query of 13,000 names",
+        lambda: Sent(
+            "GET", f"/v1/schedules/StepLR?{'&'.join(f'{i:x}=' for i in range(13_000))}", headers={}
+        ),
+    ),
+    Hostile(
         "a rate of 60 KB in a query",
         lambda: Sent("PUT", f"{STEP}?lr={'1,' * 30_000}1", file({"w": f32(1, 2)}), SAFETENSORS),
     ),

@@ -24,7 +24,7 @@ async def test_an_answer_is_sent_no_faster_than_it_is_read(size: int, pieces: li
     async def receive() -> Message:
         raise AssertionError("nothing is to be received")
 
-    answer = whole_answer(content, {"ETag": '"1"'}, "text/csv")
+    answer = whole_answer([content], {"ETag": '"1"'}, "text/csv")
     await answer({"type": "http"}, receive, send)
 
     start, *bodies = sent

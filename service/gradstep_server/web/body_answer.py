@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from fastapi import Response
 from starlette.background import BackgroundTask
@@ -62,11 +62,13 @@ def pieces(parts: Body) -> Iterator[bytes | memoryview]:
         yield b"".join(small)
 
 
-def whole_answer(content: bytes, headers: Mapping[str, str] | None, media_type: str) -> Response:
+def whole_answer(
+    parts: Sequence[bytes | memoryview], headers: Mapping[str, str] | None, media_type: str
+) -> Response:
     """Answer with bytes; many of them are counted as long as they have not been sent.
 
     What Starlette sends at once is the server's to keep until the last of it is read.
     """
-    if len(content) <= PIECE:
-        return Response(content, headers=headers, media_type=media_type)
-    return BodyAnswer([memoryview(content)], headers or {}, media_type)
+    if sum(map(len, parts)) <= PIECE:
+        return Response(b"".join(parts), headers=headers, media_type=media_type)
+    return BodyAnswer([memoryview(part) for part in parts], headers or {}, media_type)

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import orjson
 from fastapi import Response
 from fastapi.responses import StreamingResponse
-from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 
 from gradstep_server.errors import Fault, InvalidRequest
@@ -35,6 +33,7 @@ from gradstep_server.schedulers.curve import CHUNK, OWN_STEPS
 from gradstep_server.web import picture
 from gradstep_server.web.body_answer import whole_answer
 from gradstep_server.web.curve_request import CurveAnswer, CurvePoint
+from gradstep_server.web.number_text import number_text
 from gradstep_server.web.pointers import clause
 
 CurveFormat = Literal["json", "columns", "rows", "csv", "svg"]
@@ -62,6 +61,9 @@ ANSWER: dict[int | str, dict[str, Any]] = {
     }
 }
 """What a route declares that answers with a curve, in every form."""
+
+Part = bytes | memoryview
+"""Some bytes of what is written."""
 
 _WRITING = 64
 """Bytes of memory that a number takes while it is written, and as text."""
@@ -166,12 +168,12 @@ async def respond(
     return whole_answer(whole, headers, media_type)
 
 
-def _whole(drawing: Drawing, where: str) -> bytes:
+def _whole(drawing: Drawing, where: str) -> list[Part]:
     with _refusals(drawing, where):
-        return b"".join(_written(_thinned(drawing)))
+        return list(_written(_thinned(drawing)))
 
 
-def _streamed(drawing: Drawing, where: str) -> Iterator[bytes]:
+def _streamed(drawing: Drawing, where: str) -> Iterator[Part]:
     """Do all that can fail, and return what writes the rest."""
     with _refusals(drawing, where):
         thinned = _thinned(drawing)
@@ -201,7 +203,7 @@ def _thinned(drawing: Drawing) -> Drawing:
     return replace(drawing, curve=drawing.curve.decimated(kept))
 
 
-def _written(drawing: Drawing) -> Iterator[bytes]:
+def _written(drawing: Drawing) -> Iterator[Part]:
     return _WRITERS[drawing.form](drawing)
 
 
@@ -209,7 +211,7 @@ def _svg(drawing: Drawing) -> Iterator[bytes]:
     yield picture.picture(drawing.curve, drawing.title, drawing.subtitle)
 
 
-def _columns(drawing: Drawing) -> Iterator[bytes]:
+def _columns(drawing: Drawing) -> Iterator[Part]:
     curve = drawing.curve
     yield b'{"step":['
     yield from _numbers(curve.steps())
@@ -238,12 +240,12 @@ def _columns(drawing: Drawing) -> Iterator[bytes]:
     yield b',"warnings":' + orjson.dumps(curve.notes()) + b"}"
 
 
-def _numbers(chunks: Iterator[Steps] | Iterator[Rates] | Iterator[Places]) -> Iterator[bytes]:
+def _numbers(chunks: Iterator[Steps] | Iterator[Rates] | Iterator[Places]) -> Iterator[Part]:
     """Write arrays as one, without its brackets."""
     for i, chunk in enumerate(chunks):
         if i:
             yield b","
-        yield _array(chunk)
+        yield number_text(chunk)
 
 
 def _rows(drawing: Drawing) -> Iterator[bytes]:
@@ -298,7 +300,7 @@ def _woven(columns: Sequence[Places], seams: Sequence[bytes]) -> bytes:
     each, points = 2 * len(seams), len(columns[0])
     pieces = [b""] * (each * points)
     for i, (column, seam) in enumerate(zip(columns, seams, strict=True)):
-        pieces[2 * i :: each] = _array(column).split(b",")
+        pieces[2 * i :: each] = bytes(number_text(column)).split(b",")
         pieces[2 * i + 1 :: each] = [seam] * points
     pieces.pop()
     return b"".join(pieces)
@@ -309,12 +311,7 @@ def _has_places(curve: Curve) -> bool:
     return curve.loop.unit != "step"
 
 
-def _array(values: NDArray[np.number[Any]]) -> bytes:
-    """Write an array as JSON, without its brackets."""
-    return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
-
-
-_WRITERS: Mapping[CurveFormat, Callable[[Drawing], Iterator[bytes]]] = {
+_WRITERS: Mapping[CurveFormat, Callable[[Drawing], Iterator[Part]]] = {
     "json": _columns,
     "columns": _columns,
     "rows": _rows,

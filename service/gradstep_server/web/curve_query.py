@@ -7,7 +7,8 @@ The result is validated as a body would be.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, get_args
 
 import orjson
@@ -40,7 +41,10 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
     """
     if kind_name not in SCHEDULERS:
         raise UnknownKind(kind_name, SCHEDULERS)
-    given = {name: params.getlist(name) for name in params if name not in _ELSEWHERE}
+    given: dict[str, list[str]] = {}
+    for name, text in params.multi_items():
+        if name not in _ELSEWHERE:
+            given.setdefault(name, []).append(text)
     body: dict[str, Any] = {name: _value(given[name]) for name in WINDOW if name in given}
     spec = params.get("spec")
     own = SCHEDULERS[kind_name].model_fields.keys() if spec is None else ()
@@ -64,25 +68,34 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
 
 
 def _scheduler(kind: type[Schedule], given: Mapping[str, list[str]]) -> dict[str, Any]:
-    known = {name: field for name, field in kind.model_fields.items() if name != "type"}
-    names = ", ".join([*WINDOW, *known])
-    unknown = [name for name in given if name not in known]
-    _refuse(unknown, f"is no parameter of {kind.kind_name()}; there are {names}")
-    values = {name: _typed(texts, known[name].annotation) for name, texts in given.items()}
+    known = _readers(kind)
+    if unknown := [name for name in given if name not in known]:
+        names = ", ".join([*WINDOW, *known])
+        _refuse(unknown, f"is no parameter of {kind.kind_name()}; there are {names}")
+    values = {name: known[name](texts) for name, texts in given.items()}
     return {"type": kind.kind_name(), **values}
 
 
-def _typed(texts: list[str], annotation: Any) -> JsonValue:  # noqa: ANN401 - an annotation may be anything
-    """Read a parameter: a text as it stands, a list of one without brackets."""
-    if annotation is str and len(texts) == 1:
-        return texts[0]
-    value = _value(texts)
-    return [value] if _is_list(annotation) and not isinstance(value, list) else value
+@cache
+def _readers(kind: type[Schedule]) -> Mapping[str, Callable[[list[str]], JsonValue]]:
+    """Return what reads each parameter of a kind."""
+    fields = kind.model_fields.items()
+    return {name: _reader(field.annotation) for name, field in fields if name != "type"}
 
 
-def _is_list(annotation: Any) -> bool:  # noqa: ANN401 - an annotation may be anything
+def _reader(annotation: Any) -> Callable[[list[str]], JsonValue]:  # noqa: ANN401 - an annotation may be anything
+    """Return what reads a parameter: a text as it stands, a list of one without brackets."""
+    if annotation is str:
+        return lambda texts: texts[0] if len(texts) == 1 else _value(texts)
     origins = (annotation, *get_args(annotation))
-    return any(getattr(part, "__origin__", part) in {list, tuple} for part in origins)
+    if any(getattr(part, "__origin__", part) in {list, tuple} for part in origins):
+        return _list
+    return _value
+
+
+def _list(texts: list[str]) -> JsonValue:
+    value = _value(texts)
+    return value if isinstance(value, list) else [value]
 
 
 def _refuse(names: Iterable[str], why: str) -> None:

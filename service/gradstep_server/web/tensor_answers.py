@@ -108,7 +108,7 @@ def declared(model: type[BaseModel], description: str, *statuses: int) -> dict[i
 def json_answer(content: object, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with JSON, NumPy arrays as lists."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return whole_answer(body, headers, "application/json")
+    return whole_answer([body], headers, "application/json")
 
 
 def file_answer(
