@@ -87,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     rooms = Rooms.halves(settings.request_memory)
     buffers = Buffers(settings.buffer_memory, rooms.answers)
     kept = _sessions(settings, store, compute, buffers, metrics.SessionMetrics(families))
-    page = metrics.Page(families, kept.memory)
+    page = metrics.Page(families, kept.memory, rooms)
     draining = Draining(settings.drain_seconds)
 
     @asynccontextmanager

@@ -49,7 +49,7 @@ async def take_room(request: Request, nbytes: int, room: Room) -> None:
     Raises:
         Busy: there is not so much room, and will not be soon.
     """
-    await patiently(_taken(request).take, nbytes, room)
+    await patiently(room, _taken(request).take, nbytes, room)
 
 
 def _taken(request: Request) -> _Taken:

@@ -33,7 +33,8 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
     if announced is None:
         return await _receive_growing(request, buffers)
     # Memory is taken as it is written, so that announcing much costs the server no more than room.
-    buffer = await patiently(buffers.take, int(announced), rooms(request).bodies)
+    room = rooms(request).bodies
+    buffer = await patiently(room, buffers.take, int(announced), room)
     receive_into: ReceiveInto | None = request.scope.get("extensions", {}).get(DIRECT)
     end = 0
     while True:
@@ -61,7 +62,7 @@ async def _receive_growing(request: Request, buffers: Buffers) -> memoryview:
     async for chunk in request.stream():
         start, end = end, end + len(chunk)
         if end > len(buffer):
-            larger = await patiently(buffers.take, 2 * end, room)
+            larger = await patiently(room, buffers.take, 2 * end, room)
             larger[:start] = buffer[:start]
             buffer = larger
         buffer[start:end] = chunk
