@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from starlette.datastructures import Headers
 
 from gradstep_server.errors import Fault, InvalidRequest
-from gradstep_server.web.body_limit import rooms, take_room
+from gradstep_server.web.body_limit import announced_length, rooms, take_room
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
 LIMIT = 64 * 2**20
@@ -137,8 +137,8 @@ async def read(request: Request, limit: int) -> bytes:
     """
     room = rooms(request).bodies
     limit = min(limit, room.limit // IN_MEMORY)
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = announced_length(request.headers)
+    if announced is not None and announced > limit:
         raise BodyTooLarge(
             f"the body has {announced} bytes; at most {limit} bytes of JSON are accepted"
         )
