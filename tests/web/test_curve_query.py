@@ -86,6 +86,11 @@ def test_a_wrong_query_names_its_parameters(kind: str, query: str, places: list[
     assert _places(kind, query) == places
 
 
+def test_a_spec_that_opens_too_many_lists_is_told_so() -> None:
+    with pytest.raises(InvalidRequest, match="at character 1025: more than 1,024 levels deep"):
+        _ask("StepLR", f"base_lr=1&spec={'[' * 1_025}")
+
+
 def test_an_unknown_parameter_is_told_the_known_ones() -> None:
     with pytest.raises(InvalidRequest, match=r"there are base_lr, steps, .* step_size, gamma"):
         _ask("StepLR", "base_lr=1&stepsize=3")

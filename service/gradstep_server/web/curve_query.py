@@ -18,6 +18,7 @@ from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import SCHEDULERS, Schedule
 from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.errors import UnknownKind
+from gradstep_server.web.json_body import why_not
 from gradstep_server.web.pointers import faults
 
 WINDOW = tuple(name for name in CurveRequest.model_fields if name != "scheduler")
@@ -95,9 +96,8 @@ def _parse_spec(spec: str, kind_name: str) -> JsonValue:
     try:
         value: JsonValue = orjson.loads(spec)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            Fault(_SPEC, f"not JSON at character {error.pos}: {error.msg}")
-        ) from error
+        at, reason = why_not(spec, error)
+        raise InvalidRequest(Fault(_SPEC, f"not JSON at character {at}: {reason}")) from error
     if isinstance(value, dict) and value.setdefault("type", kind_name) != kind_name:
         raise InvalidRequest(
             Fault(f"{_SPEC}/type", f"the path says {kind_name}; the two must agree")

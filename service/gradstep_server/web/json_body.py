@@ -32,6 +32,15 @@ MAX_LISTS = 131_072
 
 _PART = 2**20
 
+_TOO_SMALL = "failed to allocate memory"
+"""What orjson says where the room that it gives a text's values, by its length, is too small.
+JSON itself always has enough; what opens hundreds of lists and closes none may not."""
+
+_MORE = " " * 2048
+"""A text that is so much longer has room for as many lists as may be open."""
+
+_TOO_DEEP = "depth limit exceeded"
+
 
 class _Counted(NamedTuple):
     sign: bytes
@@ -82,7 +91,19 @@ def _locate(body: bytes, error: orjson.JSONDecodeError) -> tuple[int, str]:
         text = body.decode()
     except UnicodeDecodeError as undecodable:
         return undecodable.start, "not UTF-8"
-    return len(text[: error.pos].encode()), error.msg
+    at, reason = why_not(text, error)
+    return len(text[:at].encode()), reason
+
+
+def why_not(text: str, error: orjson.JSONDecodeError) -> tuple[int, str]:
+    """Return the character at which a text stops being JSON, and why; orjson's error says less."""
+    if error.msg == _TOO_SMALL:
+        try:
+            orjson.loads(text + _MORE)
+        except orjson.JSONDecodeError as exact:
+            error = exact
+    reason = "more than 1,024 levels deep" if error.msg == _TOO_DEEP else error.msg
+    return min(error.pos, len(text)), reason
 
 
 def refuse_encoding(headers: Headers) -> None:
