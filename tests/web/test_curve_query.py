@@ -79,6 +79,13 @@ def test_every_example_of_every_kind_fits_a_url(name: str) -> None:
         ("StepLR", "base_lr=1&spec=3", ["/query/spec"]),
         ("StepLR", 'base_lr=1&spec={"step_size":0}', ["/query/spec/step_size"]),
         ("StepLR", 'base_lr=1&spec={"type":"LinearLR"}', ["/query/spec/type"]),
+        ("StepLR", 'base_lr=1&spec={"step_size":3,"step_size":4}', ["/query/spec"]),
+        ("StepLR", 'base_lr=1&step_size={"a":3,"a":4}', ["/query/step_size"]),
+        (
+            "SequentialLR",
+            'base_lr=1&milestones=[]&schedulers=[{"type":"LinearLR","type":"StepLR"}]',
+            ["/query/schedulers"],
+        ),
         ("StepLR", 'base_lr=1&step_size=3&spec={"step_size":3}', ["/query/step_size"]),
     ],
 )

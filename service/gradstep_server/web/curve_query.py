@@ -20,6 +20,7 @@ from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.errors import UnknownKind
 from gradstep_server.web.json_body import why_not
 from gradstep_server.web.pointers import faults
+from gradstep_server.web.unique_names import find_repeated
 
 WINDOW = tuple(name for name in CurveRequest.model_fields if name != "scheduler")
 """The parameters that every kind has."""
@@ -42,7 +43,7 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
     if kind_name not in SCHEDULERS:
         raise UnknownKind(kind_name, SCHEDULERS)
     given = {name: params.getlist(name) for name in params if name not in _ELSEWHERE}
-    body: dict[str, Any] = {name: _value(given[name]) for name in WINDOW if name in given}
+    body: dict[str, Any] = {name: _value(name, given[name]) for name in WINDOW if name in given}
     spec = params.get("spec")
     own = SCHEDULERS[kind_name].model_fields.keys() if spec is None else ()
     shared = _SHARED.intersection(own)
@@ -69,15 +70,15 @@ def _scheduler(kind: type[Schedule], given: Mapping[str, list[str]]) -> dict[str
     names = ", ".join([*WINDOW, *known])
     unknown = [name for name in given if name not in known]
     _refuse(unknown, f"is no parameter of {kind.kind_name()}; there are {names}")
-    values = {name: _typed(texts, known[name].annotation) for name, texts in given.items()}
+    values = {name: _typed(name, texts, known[name].annotation) for name, texts in given.items()}
     return {"type": kind.kind_name(), **values}
 
 
-def _typed(texts: list[str], annotation: Any) -> JsonValue:  # noqa: ANN401 - an annotation may be anything
+def _typed(name: str, texts: list[str], annotation: Any) -> JsonValue:  # noqa: ANN401 - an annotation may be anything
     """Read a parameter: a text as it stands, a list of one without brackets."""
     if annotation is str and len(texts) == 1:
         return texts[0]
-    value = _value(texts)
+    value = _value(name, texts)
     return [value] if _is_list(annotation) and not isinstance(value, list) else value
 
 
@@ -98,6 +99,7 @@ def _parse_spec(spec: str, kind_name: str) -> JsonValue:
     except orjson.JSONDecodeError as error:
         at, reason = why_not(spec, error)
         raise InvalidRequest(Fault(_SPEC, f"not JSON at character {at}: {reason}")) from error
+    _refuse_repeated(_SPEC, spec)
     if isinstance(value, dict) and value.setdefault("type", kind_name) != kind_name:
         raise InvalidRequest(
             Fault(f"{_SPEC}/type", f"the path says {kind_name}; the two must agree")
@@ -105,17 +107,26 @@ def _parse_spec(spec: str, kind_name: str) -> JsonValue:
     return value
 
 
-def _value(texts: list[str]) -> JsonValue:
-    values = [_one(text) for text in texts]
+def _value(name: str, texts: list[str]) -> JsonValue:
+    values = [_one(name, text) for text in texts]
     return values[0] if len(values) == 1 else values
 
 
-def _one(text: str) -> JsonValue:
+def _one(name: str, text: str) -> JsonValue:
     try:
         value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return [_one(part) for part in text.split(",")] if "," in text else text
+        return [_one(name, part) for part in text.split(",")] if "," in text else text
+    _refuse_repeated(f"/query/{name}", text)
     return value
+
+
+def _refuse_repeated(at: str, text: str) -> None:
+    if repeated := find_repeated(text.encode()):
+        name = repeated[1]
+        raise InvalidRequest(
+            Fault(at, f"the name {name[:100]!r} stands in its object for the second time")
+        )
 
 
 def _in_query(pointer: str, inside: str) -> str:

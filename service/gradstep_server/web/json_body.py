@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.web.body_limit import announced_length, rooms, take_room
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
+from gradstep_server.web.unique_names import are_unique, find_repeated
 
 LIMIT = 64 * 2**20
 """The largest body in bytes."""
@@ -29,6 +30,10 @@ MAX_OBJECTS = MAX_NAMES
 
 MAX_LISTS = 131_072
 """How many brackets a body may open."""
+
+MAX_QUOTES = 4 * MAX_NAMES
+"""How many quotes a body may hold of which each text has to be looked at, for names that are
+there twice."""
 
 _PART = 2**20
 
@@ -48,41 +53,53 @@ class _Counted(NamedTuple):
     what: str
 
 
-_COUNTED = (
-    _Counted(b":", MAX_NAMES, "names"),
-    _Counted(b"{", MAX_OBJECTS, "objects"),
-    _Counted(b"[", MAX_LISTS, "lists"),
-)
+_NAMES = _Counted(b":", MAX_NAMES, "names")
+_OBJECTS = _Counted(b"{", MAX_OBJECTS, "objects")
+_COUNTED = (_NAMES, _OBJECTS, _Counted(b"[", MAX_LISTS, "lists"))
+_QUOTES = _Counted(b'"', MAX_QUOTES, "quotes")
 
 
 def parse(body: bytes | bytearray | memoryview) -> JsonValue:
     """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep, of few names, objects and lists.
 
+    No object has a name twice.
+
     Raises:
-        MalformedBody: naming the byte at which reading stopped.
+        MalformedBody: naming the byte at which reading stopped, or the name.
         InvalidRequest: there are too many names, objects or lists; none of them was read.
     """
     text = bytes(body) if isinstance(body, memoryview) else body
-    _refuse_many(text)
+    found = _refuse_many(text)
     try:
         value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         at, reason = _locate(bytes(text), error)
         raise MalformedBody(f"not JSON at byte {at} of {len(body)}: {reason}") from None
+    if not are_unique(text, value, found[_NAMES], found[_OBJECTS]):
+        _refuse_many(text, (_QUOTES,))
+        if repeated := find_repeated(text):
+            at, name = repeated
+            raise MalformedBody(
+                f"the name {name[:100]!r} at byte {at} of {len(body)} stands in its object "
+                "for the second time; every name must be unique there"
+            )
     return value
 
 
-def _refuse_many(text: bytes | bytearray) -> None:
-    """Refuse JSON of too many names, objects or lists, at the first part that shows it."""
-    found = dict.fromkeys(_COUNTED, 0)
+def _refuse_many(
+    text: bytes | bytearray, signs: tuple[_Counted, ...] = _COUNTED
+) -> dict[_Counted, int]:
+    """Count signs; refuse JSON of too many at the first part that shows it."""
+    found = dict.fromkeys(signs, 0)
     for start in range(0, len(text), _PART):
-        for counted in _COUNTED:
+        for counted in signs:
             found[counted] += text.count(counted.sign, start, start + _PART)
             if found[counted] > counted.limit:
                 detail = (
                     f"holds more than the {counted.limit} {counted.what} of JSON that are accepted"
                 )
                 raise InvalidRequest(Fault("", detail))
+    return found
 
 
 def _locate(body: bytes, error: orjson.JSONDecodeError) -> tuple[int, str]:
