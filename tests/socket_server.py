@@ -98,7 +98,7 @@ class Served(Generic[App]):
     def await_rest(self) -> None:
         """Wait until there is no connection, and nothing is at work."""
         state, until = self.server.server_state, time.monotonic() + PATIENCE
-        while state.connections or state.tasks or self.timekeeper.surplus:
+        while state.connections or state.tasks or self.timekeeper.surplus.waiting:
             assert time.monotonic() < until, (state.connections, state.tasks)
             time.sleep(0.01)
 

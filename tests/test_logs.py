@@ -20,6 +20,7 @@ from session_app import Service, f32, file, running
 
 from gradstep_server import logs
 from gradstep_server.logs import Form
+from gradstep_server.web.probes import PROBES
 from gradstep_server.web.served import Served
 
 GRADIENTS = {"w": f32(1, 2)}
@@ -124,7 +125,7 @@ def test_what_is_logged_on_a_requests_behalf_bears_its_id(
 
 def test_probes_are_logged_at_debug_alone(service: Service) -> None:
     quiet = written("json")
-    for page in logs.PROBES:
+    for page in PROBES:
         assert service.get(page).is_success
     assert not lines(quiet)
     talking = written("json", "debug")

@@ -15,7 +15,7 @@ from gradstep_server import __version__, metrics
 from gradstep_server.admission import keyring
 from gradstep_server.draining import Draining
 from gradstep_server.heaps import give_back, hold_less
-from gradstep_server.logs import PROBES, RequestLines
+from gradstep_server.logs import RequestLines
 from gradstep_server.optimizers import Compute, warm_up
 from gradstep_server.sessions.background import SnapshotPolicy
 from gradstep_server.sessions.buffers import Buffers
@@ -47,6 +47,7 @@ from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
 from gradstep_server.web.kept_answers import KeptAnswers
+from gradstep_server.web.probes import PROBES
 from gradstep_server.web.rate_limit import RateLimit
 from gradstep_server.web.request_id import RequestId
 from gradstep_server.web.secure_headers import SecureHeaders
@@ -86,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     rooms = Rooms.halves(settings.request_memory)
     buffers = Buffers(settings.buffer_memory, rooms.answers)
     kept = _sessions(settings, store, compute, buffers, metrics.SessionMetrics(families))
-    page = metrics.Page(families, kept.memory)
+    page = metrics.Page(families, kept.memory, rooms)
     draining = Draining(settings.drain_seconds)
 
     @asynccontextmanager

@@ -17,12 +17,10 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gradstep_server.web import request_id
+from gradstep_server.web.probes import PROBES
 from gradstep_server.web.served import Served
 
 Form = Literal["json", "text"]
-
-PROBES = frozenset({"/livez", "/readyz", "/metrics"})
-"""What machines ask every few seconds; a line for each would hide the others."""
 
 _REQUESTS = logging.getLogger("gradstep_server.requests")
 

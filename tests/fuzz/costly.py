@@ -267,6 +267,26 @@ TABLE = (
         _step(lambda: b'{"grads": {"w": [' + b"{}," * 20_000_000 + b"{}]}}", is_json=True),
     ),
     Hostile(
+        "a name twice, a million numbers apart",
+        _step(lambda: b'{"a": 1, "grads": {"w{": [1' + b",1" * MANY + b']}, "a": 2}', is_json=True),
+        BAD_REQUEST,
+        is_read=True,
+    ),
+    Hostile(
+        "a name twice, 16,000 names and 16,000 texts apart",
+        _step(
+            lambda: (
+                b'{"a": 1, %b, "b": [%b], "\\u0061": 1}'
+                % (
+                    b",".join(b'"\\n%d:": 1' % i for i in range(8_000)),
+                    b",".join([b'"\\u003a"'] * 16_000),
+                )
+            ),
+            is_json=True,
+        ),
+        BAD_REQUEST,
+    ),
+    Hostile(
         "a million fields in an object",
         _step(lambda: json.dumps({str(i): 0 for i in range(MANY)}).encode(), is_json=True),
     ),

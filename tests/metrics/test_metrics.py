@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from session_app import Service, f32, file, running
+from session_app import SAFETENSORS, Service, f32, file, gradients, running
 
 from gradstep_server import __version__
 from gradstep_server.sessions.errors import SessionCorrupt, StorageFull, StoreUnavailable
@@ -14,6 +15,7 @@ from gradstep_server.stores.memory import MemoryStore
 
 STEPS = {"route": "/v1/sessions/{id}/steps/{n}", "method": "PUT"}
 GRADIENTS = {"w": f32(1, 2)}
+MIB = 2**20
 PHASES = ("receive", "decode", "digest", "wait", "compute", "append", "copy", "encode", "send")
 
 
@@ -93,6 +95,32 @@ def test_sessions_in_memory_count_against_the_budget() -> None:
         assert shown("gradstep_replayed_entries_total") == 1
         assert shown("gradstep_rebuild_seconds_count") == 1
         assert shown("gradstep_store_seconds_count", {"operation": "replay", "outcome": "ok"}) > 0
+
+
+def test_the_memory_of_requests_is_shown_with_who_finds_none() -> None:
+    part = {"part": "answers"}
+    with running(request_memory=8 * MIB) as service:
+        path = service.session("s")
+        service.put(
+            f"{path}/params", content=file(gradients(1, w=(MIB // 2,))), headers=SAFETENSORS
+        )
+        shown = scraped(service)
+        assert shown("gradstep_request_memory_limit_bytes", part) == 4 * MIB
+        assert shown("gradstep_request_memory_limit_bytes") == 8 * MIB
+        assert shown("gradstep_request_memory_bytes", part) == 0
+        lent = service.app.state.services.buffers.take(3 * MIB)
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(service.get, f"{path}/params")
+            while not scraped(service)("gradstep_request_memory_waiting", part):
+                assert not asked.done()
+            assert scraped(service)("gradstep_request_memory_bytes", part) == 3 * MIB
+            assert asked.result().status_code == 503
+        del lent
+        assert service.get(f"{path}/params").status_code == 200
+        shown = scraped(service)
+        assert shown("gradstep_request_memory_refused_total", part) == 1
+        assert shown("gradstep_request_memory_refused_total") == 1
+        assert shown("gradstep_request_memory_waiting") == 0
 
 
 def test_snapshots_are_measured_by_their_outcome() -> None:

@@ -41,10 +41,10 @@ async def test_who_wants_room_waits_for_it_a_little() -> None:
     room = Room(10)
     room.take(10)
     asyncio.get_running_loop().call_later(0.1, room.give_back, 5)
-    await patiently(room.take, 5)
+    await patiently(room, room.take, 5)
     assert room.taken == 10
     with pytest.raises(Busy):
-        await patiently(room.take, 1)
+        await patiently(room, room.take, 1)
 
 
 def test_what_cannot_be_had_takes_no_room() -> None:

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import httpx
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant
 from session_app import Service, running
-from state_machine.checks import answered, equal, same_params, same_tensors, true
+from state_machine.checks import answered, equal, same_decays, same_params, same_tensors, true
 from state_machine.drawn import SHAPES
 from state_machine.model import Model
 from state_machine.oracle import StateFile, same_rates
@@ -230,6 +230,7 @@ class Ground(RuleBasedStateMachine):
         equal({key: shown[key] for key in wanted}, wanted, model.id)
         rates = now.rates()
         true(same_rates(shown["lr"], rates, now.bases), f"{model.id}: {shown['lr']}, not {rates}")
+        same_decays(shown["weight_decay"], now, f"the weight decay of {model.id}")
         durable, oldest = shown["durable_step"], shown["oldest_step"]
         lowest = 0 if model.relaxed else now.step
         true(lowest <= durable <= now.step, f"{model.id}: durable_step is {durable}")

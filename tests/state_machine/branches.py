@@ -157,7 +157,7 @@ class Branches(Ground):
         k = self._kept(session, share)
         state = self.ask(session, "GET", "/state", params={"step": k})
         moment = session.past[k]
-        moved = self.keep(Model(self.new_id(), Moment(moment.config)))
+        moved = self.keep(Model(self.new_id(), Moment(moment.config, measured=moment.measured)))
         answered(self.ask(moved, "PUT", json=dict(moment.config)), 201)
         for status in (201, 200):
             sent = {"content": state.content, "headers": SAFETENSORS}

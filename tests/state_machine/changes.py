@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 from state_machine.base import SESSIONS, Ground
 from state_machine.checks import answered, equal, refused, true
-from state_machine.drawn import CHANGES, SHARES, pick
+from state_machine.drawn import CHANGES, SHARES, follows, pick
 from state_machine.model import Model
 from state_machine.oracle import same_rates
 
-_METRICS = st.sampled_from([None, 0.5, -2.0])
+_METRICS = st.sampled_from([None, 0.5, 0.48, 3.0, -2.0])
 
 
 class Changes(Ground):
@@ -57,6 +57,9 @@ class Changes(Ground):
         if session.now.file is None:
             refused(answer, 409, "params-missing")
             return
+        if metric is None and follows(session.now.config["scheduler"]):
+            equal(refused(answer, 422, "invalid-request")["pointer"], "/metric", "what lacks")
+            return
         session.end_epoch(metric, self.unmoved(session))
         for told, replayed in (
             (answer, False),
@@ -74,6 +77,12 @@ class Changes(Ground):
             equal(told.headers["ETag"], session.etag, "the ETag of an epoch's answer")
             rates, bases = session.now.rates(), session.now.bases
             true(same_rates(receipt["lr"], rates, bases), f"{receipt['lr']}, and not {rates}")
+
+    @rule(session=SESSIONS, metrics=st.lists(_METRICS, min_size=2, max_size=4))
+    def end_epochs(self, session: Model, metrics: list[float | None]) -> None:
+        """End several epochs, as a metric has to stay away for a while to move a schedule."""
+        for metric in metrics:
+            self.end_epoch(session, metric)
 
     @rule(session=SESSIONS, share=SHARES)
     def end_epoch_out_of_order(self, session: Model, share: int) -> None:

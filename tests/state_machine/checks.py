@@ -10,8 +10,8 @@ import numpy as np
 from session_app import read_file, same
 from session_states import Array
 from state_machine.drawn import STORAGE
-from state_machine.model import Moment
-from state_machine.oracle import StateFile
+from state_machine.model import PLACE, Moment
+from state_machine.oracle import StateFile, same_rates
 
 
 def equal(got: object, wanted: object, what: str) -> None:
@@ -69,13 +69,16 @@ def same_params(answer: httpx.Response, moment: Moment, what: str) -> None:
 
 def same_facts(file: StateFile, moment: Moment) -> None:
     """Raise unless a state says of itself what the session is."""
-    wanted = {
-        "step": moment.step,
-        "updates": moment.updates,
-        "accumulated": moment.accumulated,
-        "epoch": moment.epoch,
-        "origin": moment.origin,
-        "config": dict(moment.config),
-    }
+    wanted = {key: getattr(moment, key) for key in PLACE} | {"config": dict(moment.config)}
     got = {key: file.facts[key] for key in wanted}
     equal(got, wanted, "what a state says of itself")
+
+
+def same_decays(got: list[float] | None, moment: Moment, what: str) -> None:
+    """Raise unless these are the weight decays of the next step, or none where nothing moves it."""
+    wanted = moment.decays()
+    if got is None or wanted is None:
+        equal(got, wanted, what)
+        return
+    bases = [group["weight_decay"] for group in moment.groups]
+    true(same_rates(got, wanted, bases), f"{what}: {got}, and not {wanted}")

@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
-from schedule_samples import COMPOSITES, MEASURED, SCHEDULER
+from schedule_samples import MEASURED, SCHEDULER
 from session_app import SAFETENSORS, file
 from session_states import Array
 from torch_optimizers import draw, known
@@ -84,12 +84,53 @@ _SHORT_SCHEDULERS: list[dict[str, Any] | None] = [
 _EXAMPLE_SCHEDULERS: list[dict[str, Any]] = [
     SCHEDULER.validate_python({"type": kind, **example}).model_dump(mode="json")
     for kind, made in SCHEDULER_KINDS.items()
-    if made.torch_name and kind not in {*COMPOSITES, *MEASURED}
+    if kind not in {"SequentialLR", *MEASURED}
     for example in made.examples
 ]
-"""The examples of every kind of torch's that needs no metrics."""
+"""The examples of every kind that needs no metrics; SequentialLR has one of its own above."""
 
-SCHEDULERS = st.sampled_from(_SHORT_SCHEDULERS) | st.sampled_from(_EXAMPLE_SCHEDULERS)
+_SHORT_KINDS: list[dict[str, Any]] = [
+    SCHEDULER.validate_python(params).model_dump(mode="json")
+    for params in (
+        {"type": "HFLinear", "num_warmup_steps": 2, "num_training_steps": 9},
+        {"type": "HFCosine", "num_warmup_steps": 1, "num_training_steps": 12, "num_cycles": 1.5},
+        {"type": "HFPolynomial", "num_warmup_steps": 2, "num_training_steps": 7, "lr_end": 0.004},
+        {"type": "PiecewiseLR", "points": [[1, 0.5], [4, 1], [9, 0]], "interpolation": "cos"},
+        {"type": "ExpressionLR", "expression": "base_lr / sqrt(t + 1) if t < 5 else 1e-3"},
+        {
+            "type": "ChainedScheduler",
+            "schedulers": [
+                {"type": "StepLR", "step_size": 2},
+                _LINEAR,
+                {**_COSINE, "T_max": 5, "eta_min": 0.0},
+            ],
+        },
+    )
+]
+"""Kinds of which a machine sees every part."""
+
+_PLATEAUS: list[dict[str, Any]] = [
+    SCHEDULER.validate_python({"type": "ReduceLROnPlateau", **params}).model_dump(mode="json")
+    for params in (
+        {"factor": 0.5, "patience": 0},
+        {"factor": 0.9, "patience": 1, "cooldown": 1, "min_lr": 0.01},
+        {"mode": "max", "patience": 0, "threshold": 0.1, "threshold_mode": "abs"},
+        {"factor": 0.3, "patience": 0, "threshold": 0.2, "threshold_mode": "rel_abs"},
+    )
+]
+
+SCHEDULERS = st.sampled_from([*_SHORT_SCHEDULERS, *_SHORT_KINDS]) | st.sampled_from(
+    _EXAMPLE_SCHEDULERS
+)
+_DECAYS: list[dict[str, Any] | None] = [
+    None,
+    None,
+    None,
+    _COSINE,
+    {"type": "StepLR", "step_size": 3, "gamma": 0.5},
+    *_SHORT_KINDS,
+]
+"""What moves the weight decay."""
 CLIPS: list[dict[str, Any] | None] = [
     None,
     {"type": "norm", "max_norm": 2.0},
@@ -134,32 +175,54 @@ def has_momentum(optimizer: Mapping[str, Any]) -> bool:
     return "momentum" in optimizer or "betas" in optimizer
 
 
+def follows(scheduler: Mapping[str, Any] | None) -> bool:
+    """Whether a schedule follows the metrics of epochs."""
+    return scheduler is not None and scheduler["type"] in MEASURED
+
+
 def fits(config: Mapping[str, Any]) -> bool:
-    """Whether every optimizer has what the schedule moves."""
+    """Whether every optimizer has what the schedules move, and epochs bring what one follows."""
     own = [group["optimizer"] for group in config["param_groups"] if "optimizer" in group]
-    return not momentum_moves(config["scheduler"]) or all(
-        map(has_momentum, [config["optimizer"], *own])
-    )
+    optimizers = [config["optimizer"], *own]
+    if follows(config["scheduler"]) and config["schedule_on"] != "epoch":
+        return False
+    decays = config["weight_decay_scheduler"]
+    if follows(decays) or (decays and not all("weight_decay" in o for o in optimizers)):
+        return False
+    return not momentum_moves(config["scheduler"]) or all(map(has_momentum, optimizers))
+
+
+_BY_STEPS = {
+    "scheduler": SCHEDULERS,
+    "schedule_on": st.sampled_from(["step", "step", "epoch"]),
+}
+_BY_METRICS = {"scheduler": st.sampled_from(_PLATEAUS), "schedule_on": st.just("epoch")}
 
 
 def _configs(optimizer: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    kinds = (_BY_STEPS, _BY_STEPS, _BY_STEPS, _BY_METRICS)
+    return st.one_of([_scheduled(optimizer, kind) for kind in kinds]).filter(fits)
+
+
+def _scheduled(
+    optimizer: Mapping[str, Any], scheduled: Mapping[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {
             "name": st.sampled_from([None, "run ü"]),
             "optimizer": st.just(dict(optimizer)),
-            "scheduler": SCHEDULERS,
-            "schedule_on": st.sampled_from(["step", "step", "epoch"]),
+            **scheduled,
             "param_groups": st.sampled_from(_groups(optimizer)),
             "freeze": st.sampled_from(FREEZES),
             "accumulate": st.sampled_from(ACCUMULATIONS),
             "clip": st.sampled_from(CLIPS),
             "on_nonfinite": st.sampled_from(["reject", "skip"]),
-            "weight_decay_scheduler": st.none(),
+            "weight_decay_scheduler": st.sampled_from(_DECAYS),
             "durability": st.sampled_from(["step", "relaxed"]),
             "retain": st.sampled_from(["none", "none", "all", 2, 7]),
             "dtype": st.sampled_from(["F64", "F32", "F32", "F16", "BF16"]),
         }
-    ).filter(fits)
+    )
 
 
 CONFIGS = OPTIMIZERS.flatmap(_configs)
@@ -181,6 +244,10 @@ CHANGES: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
         *({"accumulate": accumulate} for accumulate in ACCUMULATIONS[1:]),
         *({"freeze": freeze} for freeze in FREEZES[-4:]),
         *({"scheduler": scheduler} for scheduler in _SHORT_SCHEDULERS),
+        *({"scheduler": scheduler} for scheduler in (*_SHORT_KINDS, *_PLATEAUS)),
+        *({"weight_decay_scheduler": scheduler} for scheduler in _DECAYS[2:]),
+        {"weight_decay_scheduler": _PLATEAUS[0]},
+        {"scheduler": _LINEAR, "weight_decay_scheduler": _LINEAR},
         {"scheduler": _LINEAR, "lr": 0.02, "optimizer": {"maximize": True}},
         {"optimizer": {"weight_decay": 0.2}},
         {"optimizer": {"weight_decay": -1.0}},

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from session_states import Array
-from state_machine.drawn import SHAPES, Sent, fits, momentum_moves
+from state_machine.drawn import SHAPES, Sent, fits, follows, momentum_moves
 from state_machine.oracle import StateFile, momentum, rate
 
 RECEIPT = (
@@ -20,10 +20,15 @@ RECEIPT = (
     "grad_norm",
     "loss",
     "lr",
+    "momentum",
     "next_lr",
     "step",
+    "weight_decay",
 )
 """What a receipt says of its step, whenever it is asked for."""
+
+PLACE = ("step", "updates", "accumulated", "epoch", "origin", "decay_origin")
+"""What a state says of where its session stands."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,12 @@ class Moment:
     epoch: int = 0
     origin: int = 0
     """The step (or epoch) at which the schedule began."""
+
+    decay_origin: int = 0
+    """The step (or epoch) at which the schedule of the weight decay began."""
+
+    measured: tuple[float, ...] = ()
+    """The metrics of all epochs that the schedule has followed."""
 
     metrics: tuple[float | None, ...] = ()
     """Of the epochs that were ended here, the last one's last."""
@@ -68,17 +79,24 @@ class Moment:
         )
         return [base, *(own.get("optimizer", {**base, **own}) for own in members)]
 
-    def moved_groups(self) -> list[dict[str, Any]]:
-        """Return the hyperparameters of each group in the next step, as the schedule has them."""
-        scheduler = self.config["scheduler"]
+    def moved_groups(self, decays: list[float] | None) -> list[dict[str, Any]]:
+        """Return the hyperparameters of each group in the next step, as the schedules have them.
+
+        Args:
+            decays: each group's weight decay, where a schedule moves it.
+        """
+        scheduler, groups = self.config["scheduler"], self.groups
+        if decays is not None:
+            pairs = zip(groups, decays, strict=True)
+            groups = [{**group, "weight_decay": decay} for group, decay in pairs]
         if not momentum_moves(scheduler):
-            return self.groups
+            return groups
         now = momentum(scheduler, self.clock)
         return [
             {**group, "betas": [now, *group["betas"][1:]]}
             if "betas" in group
             else {**group, "momentum": now}
-            for group in self.groups
+            for group in groups
         ]
 
     def group_of(self, name: str) -> int:
@@ -118,12 +136,20 @@ class Moment:
     def rates(self) -> list[float]:
         """Return torch's rate of each group in the next step."""
         scheduler = self.config["scheduler"]
-        return [rate(scheduler, base, self.clock) for base in self.bases]
+        return [rate(scheduler, base, self.clock, self.measured) for base in self.bases]
+
+    def decays(self) -> list[float] | None:
+        """Return each group's weight decay in the next step, None where nothing moves it."""
+        scheduler = self.config["weight_decay_scheduler"]
+        if scheduler is None:
+            return None
+        t = self._counted - self.decay_origin
+        return [rate(scheduler, group["weight_decay"], t) for group in self.groups]
 
     @property
     def plan(self) -> tuple[Any, ...]:
         """What decides the rates of the next steps."""
-        return self.config["scheduler"], self.origin, self.bases
+        return self.config["scheduler"], self.origin, self.bases, self.measured
 
     def accepts(self, change: Mapping[str, Any]) -> bool:
         """Whether the configuration can be changed so."""
@@ -152,9 +178,12 @@ class Moment:
         optimizer = {**self.config["optimizer"], **change.get("optimizer", {})}
         optimizer |= {"lr": change["lr"]} if "lr" in change else {}
         config = {**self.config, **rest, "optimizer": optimizer}
-        return replace(
-            self, config=config, origin=self._counted if "scheduler" in rest else self.origin
-        )
+        begun: dict[str, Any] = {}
+        if "scheduler" in rest:
+            begun |= {"origin": self._counted, "measured": ()}
+        if "weight_decay_scheduler" in rest:
+            begun["decay_origin"] = self._counted
+        return replace(self, config=config, **begun)
 
     @property
     def per_update(self) -> int:
@@ -187,7 +216,13 @@ class Moment:
 
     def ended(self, metric: float | None) -> Moment:
         """Return the session after an epoch ended."""
-        return replace(self, epoch=self.epoch + 1, metrics=(*self.metrics, metric))
+        followed = (metric,) if metric is not None and follows(self.config["scheduler"]) else ()
+        return replace(
+            self,
+            epoch=self.epoch + 1,
+            metrics=(*self.metrics, metric),
+            measured=self.measured + followed,
+        )
 
     @property
     def _counted(self) -> int:
@@ -253,7 +288,7 @@ class Model:
     def begin(self, file: StateFile) -> None:
         """Note the state that the session began with, as its next entry."""
         facts = file.facts
-        told = {key: facts[key] for key in ("step", "updates", "accumulated", "epoch", "origin")}
+        told = {key: facts[key] for key in PLACE}
         self.now = replace(self.now, file=file, **told)
         self.first = self.now.step
         self.past = {self.first: self.now}

@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import hugging_face_schedules
 import numpy as np
 import torch
 from session_app import read_file
 from session_states import Array
 from torch_optimizers import build, clip_gradients, numbers_of, roundings_of
-from torch_schedules import Stepped, stepped
+from torch_schedules import Stepped, expressed, piecewise, stepped
+from torch_schedules import build as build_schedule
 
 from gradstep_server.optimizers import OPTIMIZERS
 from gradstep_server.optimizers.clips import TORCH_EPS
+from gradstep_server.schedulers import SCHEDULERS
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6}
 """Promise D9, by the dtype of the masters."""
@@ -55,6 +58,7 @@ class StateFile:
         parsed = ("step", "epoch", "origin", "counters", "config")
         facts = {key: json.loads(metadata[key]) for key in parsed}
         facts["updates"] = json.loads(metadata.get("updates", metadata["step"]))
+        facts["decay_origin"] = json.loads(metadata.get("decay_origin", "0"))
         facts["accumulated"] = json.loads(metadata.get("accumulated", "0"))
         facts["scalars"] = json.loads(metadata.get("scalars", "{}"))
         return cls(raw, tensors, facts)
@@ -221,16 +225,47 @@ def worst_error(before: StateFile, after: StateFile, torch_made: TorchStep) -> f
     return worst
 
 
-def rate(scheduler: Mapping[str, Any] | None, base_lr: float, t: int) -> float:
-    """Return torch's rate at the schedule's step t."""
+def rate(
+    scheduler: Mapping[str, Any] | None,
+    base_lr: float,
+    t: int,
+    measured: tuple[float, ...] = (),
+) -> float:
+    """Return the rate at the schedule's step t: torch's, or its formula's where torch has none.
+
+    Args:
+        scheduler: its parameters, with all their defaults.
+        base_lr: what it begins with.
+        t: the step.
+        measured: what a schedule follows that follows a metric.
+    """
     if scheduler is None:
         return base_lr
+    kind = scheduler["type"]
+    if kind == "ExpressionLR":
+        return expressed(scheduler, base_lr, t)
+    if kind == "PiecewiseLR":
+        return base_lr * piecewise(scheduler, base_lr)(t)
+    if SCHEDULERS[kind].reference:
+        return hugging_face_schedules.rate(scheduler, base_lr, t)
+    if SCHEDULERS[kind].needs_metrics:
+        return _fallen(json.dumps(scheduler), base_lr, measured)
     return _curve(json.dumps(scheduler), base_lr)[t]
 
 
 def momentum(scheduler: Mapping[str, Any], t: int) -> float:
     """Return torch's momentum at the schedule's step t."""
     return float(_stepped(json.dumps(scheduler), 1.0).momentum[t])
+
+
+@lru_cache(maxsize=1024)
+def _fallen(scheduler: str, base_lr: float, measured: tuple[float, ...]) -> float:
+    """Return torch's rate after all that was measured."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=base_lr)
+    following = build_schedule(json.loads(scheduler), optimizer)
+    for metric in measured:
+        following.step(metric)  # type: ignore[arg-type] # torch declares an epoch here
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def _curve(scheduler: str, base_lr: float) -> list[float]:

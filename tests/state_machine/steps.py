@@ -18,6 +18,7 @@ from state_machine.checks import (
     answered,
     equal,
     refused,
+    same_decays,
     same_facts,
     same_params,
     same_tensors,
@@ -273,7 +274,9 @@ class Steps(Ground):
     ) -> None:
         now, before = session.now, session.now.loaded()
         owners = {name: now.group_of(name) for name in gradients}
-        moved = now.moved_groups()
+        decays: list[float] | None = receipt["weight_decay"]
+        same_decays(decays, now, "the weight decay of a step")
+        moved = now.moved_groups(decays)
         groups = {name: moved[i] for name, i in owners.items()}
         rates = {name: receipt["lr"][i] for name, i in owners.items()}
         made = torch_step(before, gradients, groups, rates, now.config["clip"])

@@ -1,8 +1,18 @@
-"""No body is larger than the limit."""
+"""No body is larger than the limit, or of another length than announced."""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from starlette.types import Message
 from stateless_app import JSON, chunked, client, stateless_app
+
+from gradstep_server.sessions.buffers import Buffers
+from gradstep_server.web.receiving import receive
 
 LIMIT = 1_000
 
@@ -27,3 +37,55 @@ def test_a_body_of_exactly_the_limit_is_read() -> None:
     body = b'{"scheduler": {"type": "StepLR", "step_size": 3}, "base_lr": 0.1}'.ljust(LIMIT)
     app = stateless_app(max_body_size=LIMIT)
     assert client(app).post("/v1/schedules", content=body, headers=JSON).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "length", [b"x", b"", b"-1", b"+1", b"1_0", b"2, 2", b"\xb2", b"9" * 5_000]
+)
+def test_a_length_that_is_none_is_refused_whatever_server_let_it_through(length: bytes) -> None:
+    answer = _asked(stateless_app(_router), length, b"{}")
+    assert answer.status_code == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["code"] == "malformed-request"
+    assert "is not a number of bytes" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("length", "detail"),
+    [(b"3", "the body ended after 2 of 3 bytes"), (b"1", "has more than the 1 bytes")],
+)
+def test_a_body_of_another_length_than_announced_is_refused(length: bytes, detail: str) -> None:
+    answer = _asked(stateless_app(_router), length, b"{}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed-body")
+    assert detail in answer.json()["detail"]
+
+
+_router = APIRouter()
+
+
+@_router.put("/received")
+async def _received(request: Request) -> int:
+    return len(await receive(request, Buffers(0)))
+
+
+def _asked(app: FastAPI, length: bytes, body: bytes) -> httpx.Response:
+    """Call an application as a server would that passes every length on."""
+    sent: list[Message] = []
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "PUT",
+        "path": "/received",
+        "query_string": b"",
+        "headers": [(b"content-length", length)],
+    }
+
+    async def receive_body() -> Message:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive_body, send))
+    begin, *rest = sent
+    content = b"".join(message["body"] for message in rest)
+    return httpx.Response(begin["status"], headers=begin["headers"], content=content)

@@ -79,11 +79,23 @@ def test_every_example_of_every_kind_fits_a_url(name: str) -> None:
         ("StepLR", "base_lr=1&spec=3", ["/query/spec"]),
         ("StepLR", 'base_lr=1&spec={"step_size":0}', ["/query/spec/step_size"]),
         ("StepLR", 'base_lr=1&spec={"type":"LinearLR"}', ["/query/spec/type"]),
+        ("StepLR", 'base_lr=1&spec={"step_size":3,"step_size":4}', ["/query/spec"]),
+        ("StepLR", 'base_lr=1&step_size={"a":3,"a":4}', ["/query/step_size"]),
+        (
+            "SequentialLR",
+            'base_lr=1&milestones=[]&schedulers=[{"type":"LinearLR","type":"StepLR"}]',
+            ["/query/schedulers"],
+        ),
         ("StepLR", 'base_lr=1&step_size=3&spec={"step_size":3}', ["/query/step_size"]),
     ],
 )
 def test_a_wrong_query_names_its_parameters(kind: str, query: str, places: list[str]) -> None:
     assert _places(kind, query) == places
+
+
+def test_a_spec_that_opens_too_many_lists_is_told_so() -> None:
+    with pytest.raises(InvalidRequest, match="at character 1025: more than 1,024 levels deep"):
+        _ask("StepLR", f"base_lr=1&spec={'[' * 1_025}")
 
 
 def test_an_unknown_parameter_is_told_the_known_ones() -> None:

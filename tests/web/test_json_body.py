@@ -56,7 +56,17 @@ def test_json_is_read(media_type: str) -> None:
         (b"\xef\xbb\xbf{}", "not JSON at byte 0 of 5"),
         (b"{'n': 1}", "not JSON at byte 1 of 8"),
         (b'{"n": 1} x', "not JSON at byte 9 of 10"),
-        (b"[" * 100_000, "depth limit exceeded"),
+        (b"[" * 100_000, "not JSON at byte 1025 of 100000: more than 1,024 levels deep"),
+        (b"[" * 1_025, "not JSON at byte 1025 of 1025: more than 1,024 levels deep"),
+        (b"[" * 1_024, "not JSON at byte 1024 of 1024: unexpected end of data"),
+        (b"[" * 191, "not JSON at byte 191 of 191: unexpected end of data"),
+        (b"[" * 1_024 + b"1," * 1_000, "not JSON at byte 3024 of 3024: unexpected end of data"),
+        (b"[" * 1_024 + b"x", "not JSON at byte 1024 of 1025: unexpected character"),
+        (
+            b'["' + "é".encode() * 9 + b'",' + b"[" * 999,
+            "not JSON at byte 1021 of 1021: unexpected",
+        ),
+        (b"[" * 1_024 + b"\xff", "not JSON at byte 1024 of 1025: not UTF-8"),
     ],
 )
 def test_what_is_not_json_is_refused_where_it_stops_being_json(body: bytes, detail: str) -> None:

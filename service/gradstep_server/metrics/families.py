@@ -40,6 +40,7 @@ class Families:
             multiprocess_mode="max",
         )
         self._of_requests()
+        self._of_request_memory()
         self._of_sessions()
         self._of_the_store()
 
@@ -75,6 +76,35 @@ class Families:
             "its session, compute, append, copy, encode, send.",
             ["phase"],
             buckets=_PHASE,
+            registry=self.registry,
+        )
+
+    def _of_request_memory(self) -> None:
+        self.room_bytes = Gauge(
+            "gradstep_request_memory_bytes",
+            "Bytes of the request memory that are taken, by part: bodies, answers.",
+            ["part"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.room_limit_bytes = Gauge(
+            "gradstep_request_memory_limit_bytes",
+            "The request memory, of all workers together, by part.",
+            ["part"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.room_waiting = Gauge(
+            "gradstep_request_memory_waiting",
+            "Requests that wait for a part of the request memory.",
+            ["part"],
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.room_refused = Counter(
+            "gradstep_request_memory_refused",
+            "Requests that were refused since they found none, by part.",
+            ["part"],
             registry=self.registry,
         )
 

@@ -42,8 +42,10 @@ class Buffers:
 
     def __init__(self, limit: int, room: Room | None = None) -> None:
         """Keep at most `limit` bytes that no one uses, and lend as many as `room` has."""
+        self.room = room or Room(sys.maxsize)
+        """Where what is lent is counted by default."""
+
         self._limit = limit
-        self._room = room or Room(sys.maxsize)
         self._free: deque[mmap.mmap] = deque()
         self._kept = 0
         # Reentrant: the collector may free an array, and so give its block back, at any point.
@@ -69,7 +71,7 @@ class Buffers:
         """
         if nbytes < SMALL:
             return np.empty(nbytes, np.uint8).data
-        size, room = _rounded(nbytes), room or self._room
+        size, room = _rounded(nbytes), room or self.room
         room.take(size)
         try:
             block = self._found(nbytes) or _mapped(size)

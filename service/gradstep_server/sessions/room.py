@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ParamSpec, Self, TypeVar
 
@@ -31,6 +32,12 @@ class Room:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.waiting = 0
+        """How many wait for room."""
+
+        self.refused = 0
+        """How many have waited in vain."""
+
         self._taken = 0
         # Reentrant: what the collector frees gives its room back, at any point.
         self._lock = threading.RLock()
@@ -73,17 +80,24 @@ class Rooms:
         return cls(Room(nbytes // 2), Room(nbytes // 2))
 
 
-async def patiently(take: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return what `take` returns, called again while it raises `Busy`, for a while.
+async def patiently(room: Room, take: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return what `take` returns, called again while it finds no room, for a while.
 
     Raises:
-        Busy: it did so to the end.
+        Busy: it found none to the end.
     """
+    with suppress(Busy):
+        return take(*args, **kwargs)
     until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return take(*args, **kwargs)
-        except Busy:
-            if time.monotonic() >= until:
-                raise
-        await asyncio.sleep(2 * _POLL * random.random())  # noqa: S311 - not a secret
+    room.waiting += 1
+    try:
+        while True:
+            await asyncio.sleep(2 * _POLL * random.random())  # noqa: S311 - not a secret
+            try:
+                return take(*args, **kwargs)
+            except Busy:
+                if time.monotonic() >= until:
+                    room.refused += 1
+                    raise
+    finally:
+        room.waiting -= 1

@@ -182,7 +182,7 @@ class Sessions:
             StepNotFound, StepGone: there is no such step, or no more.
         """
         async with self._at(ref, step) as (state, _):
-            room = await patiently(self._buffers.take, exported_size(state))
+            room = await patiently(self._buffers.room, self._buffers.take, exported_size(state))
             return await offload(state.elements, exported, state, room)
 
     async def step(
@@ -374,7 +374,8 @@ class Sessions:
     async def _room(self, state: State, dtype: DType | None) -> memoryview:
         """Return where parameters are copied to."""
         storage = (dtype or state.config.dtype).storage
-        return await patiently(self._buffers.take, state.elements * storage.itemsize)
+        size = state.elements * storage.itemsize
+        return await patiently(self._buffers.room, self._buffers.take, size)
 
     async def _params(
         self, state: State, generation: int, dtype: DType | None, room: memoryview

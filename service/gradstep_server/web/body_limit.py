@@ -13,13 +13,15 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradstep_server.sessions.room import Room, Rooms, patiently
-from gradstep_server.web.errors import BodyTooLarge, RequestTimeout
+from gradstep_server.web.errors import BodyTooLarge, MalformedRequest, RequestTimeout
 from gradstep_server.web.problems import render
 
 LATE = "late"
 """The key in a request's state under which the server beneath says what came too slowly."""
 
 _TAKEN = "room"
+_DIGITS = 20
+"""Of the largest length that servers read, 2^64 - 1."""
 
 
 class _Taken:
@@ -49,7 +51,23 @@ async def take_room(request: Request, nbytes: int, room: Room) -> None:
     Raises:
         Busy: there is not so much room, and will not be soon.
     """
-    await patiently(_taken(request).take, nbytes, room)
+    await patiently(room, _taken(request).take, nbytes, room)
+
+
+def announced_length(headers: Headers) -> int | None:
+    """Return the bytes that a body is said to have, None where nothing is said.
+
+    Raises:
+        MalformedRequest: what is said is no number of bytes. Not every server looks.
+    """
+    announced = headers.get("content-length")
+    if announced is None:
+        return None
+    if not (announced.isascii() and announced.isdigit() and len(announced) <= _DIGITS):
+        raise MalformedRequest(
+            f"the Content-Length {announced[:32]!r} is not a number of bytes; nothing was changed"
+        )
+    return int(announced)
 
 
 def _taken(request: Request) -> _Taken:
@@ -73,9 +91,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > self.limit:
-            error = BodyTooLarge(f"the body has {announced} bytes; the limit is {self.limit}")
+        try:
+            self._refuse_announced(Headers(scope=scope))
+        except (MalformedRequest, BodyTooLarge) as error:
             await render(Request(scope), error)(scope, receive, send)
             return
         received = 0
@@ -96,3 +114,8 @@ class BodyLimit:
             await self.app(scope, receive_within_limit, send)
         finally:
             taken.give_back()
+
+    def _refuse_announced(self, headers: Headers) -> None:
+        announced = announced_length(headers)
+        if announced is not None and announced > self.limit:
+            raise BodyTooLarge(f"the body has {announced} bytes; the limit is {self.limit}")

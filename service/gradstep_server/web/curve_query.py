@@ -19,7 +19,9 @@ from gradstep_server.errors import Fault, InvalidRequest
 from gradstep_server.schedulers import SCHEDULERS, Schedule
 from gradstep_server.web.curve_request import CurveRequest
 from gradstep_server.web.errors import UnknownKind
+from gradstep_server.web.json_body import why_not
 from gradstep_server.web.pointers import faults
+from gradstep_server.web.unique_names import find_repeated
 
 WINDOW = tuple(name for name in CurveRequest.model_fields if name != "scheduler")
 """The parameters that every kind has."""
@@ -30,6 +32,9 @@ where a kind has one too, the query's is the curve's."""
 
 _ELSEWHERE = {"format", "spec"}
 _SPEC = "/query/spec"
+
+_Reader = Callable[[str, list[str]], JsonValue]
+"""Reads the texts of a parameter, whose name it tells where they are wrong."""
 
 
 def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
@@ -45,7 +50,7 @@ def from_query(kind_name: str, params: QueryParams) -> CurveRequest:
     for name, text in params.multi_items():
         if name not in _ELSEWHERE:
             given.setdefault(name, []).append(text)
-    body: dict[str, Any] = {name: _value(given[name]) for name in WINDOW if name in given}
+    body: dict[str, Any] = {name: _value(name, given[name]) for name in WINDOW if name in given}
     spec = params.get("spec")
     own = SCHEDULERS[kind_name].model_fields.keys() if spec is None else ()
     shared = _SHARED.intersection(own)
@@ -72,29 +77,29 @@ def _scheduler(kind: type[Schedule], given: Mapping[str, list[str]]) -> dict[str
     if unknown := [name for name in given if name not in known]:
         names = ", ".join([*WINDOW, *known])
         _refuse(unknown, f"is no parameter of {kind.kind_name()}; there are {names}")
-    values = {name: known[name](texts) for name, texts in given.items()}
+    values = {name: known[name](name, texts) for name, texts in given.items()}
     return {"type": kind.kind_name(), **values}
 
 
 @cache
-def _readers(kind: type[Schedule]) -> Mapping[str, Callable[[list[str]], JsonValue]]:
+def _readers(kind: type[Schedule]) -> Mapping[str, _Reader]:
     """Return what reads each parameter of a kind."""
     fields = kind.model_fields.items()
     return {name: _reader(field.annotation) for name, field in fields if name != "type"}
 
 
-def _reader(annotation: Any) -> Callable[[list[str]], JsonValue]:  # noqa: ANN401 - an annotation may be anything
+def _reader(annotation: Any) -> _Reader:  # noqa: ANN401 - an annotation may be anything
     """Return what reads a parameter: a text as it stands, a list of one without brackets."""
     if annotation is str:
-        return lambda texts: texts[0] if len(texts) == 1 else _value(texts)
+        return lambda name, texts: texts[0] if len(texts) == 1 else _value(name, texts)
     origins = (annotation, *get_args(annotation))
     if any(getattr(part, "__origin__", part) in {list, tuple} for part in origins):
         return _list
     return _value
 
 
-def _list(texts: list[str]) -> JsonValue:
-    value = _value(texts)
+def _list(name: str, texts: list[str]) -> JsonValue:
+    value = _value(name, texts)
     return value if isinstance(value, list) else [value]
 
 
@@ -108,9 +113,9 @@ def _parse_spec(spec: str, kind_name: str) -> JsonValue:
     try:
         value: JsonValue = orjson.loads(spec)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(
-            Fault(_SPEC, f"not JSON at character {error.pos}: {error.msg}")
-        ) from error
+        at, reason = why_not(spec, error)
+        raise InvalidRequest(Fault(_SPEC, f"not JSON at character {at}: {reason}")) from error
+    _refuse_repeated(_SPEC, spec)
     if isinstance(value, dict) and value.setdefault("type", kind_name) != kind_name:
         raise InvalidRequest(
             Fault(f"{_SPEC}/type", f"the path says {kind_name}; the two must agree")
@@ -118,17 +123,26 @@ def _parse_spec(spec: str, kind_name: str) -> JsonValue:
     return value
 
 
-def _value(texts: list[str]) -> JsonValue:
-    values = [_one(text) for text in texts]
+def _value(name: str, texts: list[str]) -> JsonValue:
+    values = [_one(name, text) for text in texts]
     return values[0] if len(values) == 1 else values
 
 
-def _one(text: str) -> JsonValue:
+def _one(name: str, text: str) -> JsonValue:
     try:
         value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return [_one(part) for part in text.split(",")] if "," in text else text
+        return [_one(name, part) for part in text.split(",")] if "," in text else text
+    _refuse_repeated(f"/query/{name}", text)
     return value
+
+
+def _refuse_repeated(at: str, text: str) -> None:
+    if repeated := find_repeated(text.encode()):
+        name = repeated[1]
+        raise InvalidRequest(
+            Fault(at, f"the name {name[:100]!r} stands in its object for the second time")
+        )
 
 
 def _in_query(pointer: str, inside: str) -> str:

@@ -10,8 +10,9 @@ from pydantic import JsonValue
 from starlette.datastructures import Headers
 
 from gradstep_server.errors import Fault, InvalidRequest
-from gradstep_server.web.body_limit import rooms, take_room
+from gradstep_server.web.body_limit import announced_length, rooms, take_room
 from gradstep_server.web.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
+from gradstep_server.web.unique_names import are_unique, find_repeated
 
 LIMIT = 64 * 2**20
 """The largest body in bytes."""
@@ -30,7 +31,20 @@ MAX_OBJECTS = MAX_NAMES
 MAX_LISTS = 131_072
 """How many brackets a body may open."""
 
+MAX_QUOTES = 4 * MAX_NAMES
+"""How many quotes a body may hold of which each text has to be looked at, for names that are
+there twice."""
+
 _PART = 2**20
+
+_TOO_SMALL = "failed to allocate memory"
+"""What orjson says where the room that it gives a text's values, by its length, is too small.
+JSON itself always has enough; what opens hundreds of lists and closes none may not."""
+
+_MORE = " " * 2048
+"""A text that is so much longer has room for as many lists as may be open."""
+
+_TOO_DEEP = "depth limit exceeded"
 
 
 class _Counted(NamedTuple):
@@ -39,41 +53,53 @@ class _Counted(NamedTuple):
     what: str
 
 
-_COUNTED = (
-    _Counted(b":", MAX_NAMES, "names"),
-    _Counted(b"{", MAX_OBJECTS, "objects"),
-    _Counted(b"[", MAX_LISTS, "lists"),
-)
+_NAMES = _Counted(b":", MAX_NAMES, "names")
+_OBJECTS = _Counted(b"{", MAX_OBJECTS, "objects")
+_COUNTED = (_NAMES, _OBJECTS, _Counted(b"[", MAX_LISTS, "lists"))
+_QUOTES = _Counted(b'"', MAX_QUOTES, "quotes")
 
 
 def parse(body: bytes | bytearray | memoryview) -> JsonValue:
     """Decode JSON: UTF-8, no NaN, at most 1,024 levels deep, of few names, objects and lists.
 
+    No object has a name twice.
+
     Raises:
-        MalformedBody: naming the byte at which reading stopped.
+        MalformedBody: naming the byte at which reading stopped, or the name.
         InvalidRequest: there are too many names, objects or lists; none of them was read.
     """
     text = bytes(body) if isinstance(body, memoryview) else body
-    _refuse_many(text)
+    found = _refuse_many(text)
     try:
         value: JsonValue = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         at, reason = _locate(bytes(text), error)
         raise MalformedBody(f"not JSON at byte {at} of {len(body)}: {reason}") from None
+    if not are_unique(text, value, found[_NAMES], found[_OBJECTS]):
+        _refuse_many(text, (_QUOTES,))
+        if repeated := find_repeated(text):
+            at, name = repeated
+            raise MalformedBody(
+                f"the name {name[:100]!r} at byte {at} of {len(body)} stands in its object "
+                "for the second time; every name must be unique there"
+            )
     return value
 
 
-def _refuse_many(text: bytes | bytearray) -> None:
-    """Refuse JSON of too many names, objects or lists, at the first part that shows it."""
-    found = dict.fromkeys(_COUNTED, 0)
+def _refuse_many(
+    text: bytes | bytearray, signs: tuple[_Counted, ...] = _COUNTED
+) -> dict[_Counted, int]:
+    """Count signs; refuse JSON of too many at the first part that shows it."""
+    found = dict.fromkeys(signs, 0)
     for start in range(0, len(text), _PART):
-        for counted in _COUNTED:
+        for counted in signs:
             found[counted] += text.count(counted.sign, start, start + _PART)
             if found[counted] > counted.limit:
                 detail = (
                     f"holds more than the {counted.limit} {counted.what} of JSON that are accepted"
                 )
                 raise InvalidRequest(Fault("", detail))
+    return found
 
 
 def _locate(body: bytes, error: orjson.JSONDecodeError) -> tuple[int, str]:
@@ -82,7 +108,19 @@ def _locate(body: bytes, error: orjson.JSONDecodeError) -> tuple[int, str]:
         text = body.decode()
     except UnicodeDecodeError as undecodable:
         return undecodable.start, "not UTF-8"
-    return len(text[: error.pos].encode()), error.msg
+    at, reason = why_not(text, error)
+    return len(text[:at].encode()), reason
+
+
+def why_not(text: str, error: orjson.JSONDecodeError) -> tuple[int, str]:
+    """Return the character at which a text stops being JSON, and why; orjson's error says less."""
+    if error.msg == _TOO_SMALL:
+        try:
+            orjson.loads(text + _MORE)
+        except orjson.JSONDecodeError as exact:
+            error = exact
+    reason = "more than 1,024 levels deep" if error.msg == _TOO_DEEP else error.msg
+    return min(error.pos, len(text)), reason
 
 
 def refuse_encoding(headers: Headers) -> None:
@@ -137,8 +175,8 @@ async def read(request: Request, limit: int) -> bytes:
     """
     room = rooms(request).bodies
     limit = min(limit, room.limit // IN_MEMORY)
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
+    announced = announced_length(request.headers)
+    if announced is not None and announced > limit:
         raise BodyTooLarge(
             f"the body has {announced} bytes; at most {limit} bytes of JSON are accepted"
         )

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from gradstep_server.sessions.buffers import Buffers
 from gradstep_server.sessions.room import patiently
-from gradstep_server.web.body_limit import rooms
+from gradstep_server.web.body_limit import announced_length, rooms
 from gradstep_server.web.errors import MalformedBody
 
 DIRECT = "gradstep.receive_into"
@@ -26,14 +26,15 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
     """Read a whole body into one buffer of the announced length, or a growing one.
 
     Raises:
-        MalformedBody: the body is shorter than announced.
+        MalformedBody: the body is shorter or longer than announced.
         Busy: there is no room for it at present.
     """
-    announced = request.headers.get("content-length")
+    announced = announced_length(request.headers)
     if announced is None:
         return await _receive_growing(request, buffers)
     # Memory is taken as it is written, so that announcing much costs the server no more than room.
-    buffer = await patiently(buffers.take, int(announced), rooms(request).bodies)
+    room = rooms(request).bodies
+    buffer = await patiently(room, buffers.take, announced, room)
     receive_into: ReceiveInto | None = request.scope.get("extensions", {}).get(DIRECT)
     end = 0
     while True:
@@ -42,6 +43,8 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
             raise ClientDisconnect
         chunk = message.get("body", b"")
         start, end = end, end + len(chunk)
+        if end > announced:
+            raise MalformedBody(f"the body has more than the {announced} bytes that were announced")
         buffer[start:end] = chunk
         if not message.get("more_body", False):
             break
@@ -49,8 +52,8 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
             if not await receive_into(buffer[end:]):
                 raise ClientDisconnect
             return buffer
-    if end != len(buffer):
-        raise MalformedBody(f"the body ended after {end} of {len(buffer)} bytes")
+    if end != announced:
+        raise MalformedBody(f"the body ended after {end} of {announced} bytes")
     return buffer
 
 
@@ -61,7 +64,7 @@ async def _receive_growing(request: Request, buffers: Buffers) -> memoryview:
     async for chunk in request.stream():
         start, end = end, end + len(chunk)
         if end > len(buffer):
-            larger = await patiently(buffers.take, 2 * end, room)
+            larger = await patiently(room, buffers.take, 2 * end, room)
             larger[:start] = buffer[:start]
             buffer = larger
         buffer[start:end] = chunk

@@ -25,6 +25,7 @@ import sys
 import termios
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from uvicorn.config import Config
@@ -34,7 +35,7 @@ from uvicorn.server import ServerState
 from gradstep_server.web.body_limit import LATE
 from gradstep_server.web.errors import MalformedRequest, RequestTimeout, TooManyConnections
 from gradstep_server.web.raw_problem import raw_problem
-from gradstep_server.web.surplus import Surplus
+from gradstep_server.web.surplus import Crowd, Surplus
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ _AT_ONCE = 16
 
 _SOONER = 20
 """How much sooner the next look is then."""
+
+_FOR_PROBES = 16
+"""Connections beyond the most there may be, each for one probe: they last as long as its answer."""
 
 _TCP_INFO = struct.Struct("=24xI92xQ16xI")
 """Of Linux's tcp_info: tcpi_unacked, tcpi_bytes_acked, tcpi_notsent_bytes."""
@@ -76,11 +80,8 @@ class Timekeeper:
 
     def __init__(self, patience: Patience) -> None:
         self.patience = patience
-        self.surplus: set[Surplus] = set()
+        self.surplus = Crowd()
         """Connections that are being told that there are too many."""
-
-        self.turned_away = 0
-        """Connections that were told so since the last look."""
 
         self.let_go = 0
         """Connections that were found too slow since the last look."""
@@ -119,14 +120,15 @@ class Timekeeper:
                 loop.call_later(every, self._look, loop, connections)
 
     def _report(self, left: int) -> None:
-        if self.let_go or self.turned_away:
+        turned_away = self.surplus.turned_away
+        if self.let_go or turned_away:
             _log.warning(
                 "%d connections were closed as too slow, %d turned away; there are %d",
                 self.let_go,
-                self.turned_away,
+                turned_away,
                 left,
             )
-            self.let_go = self.turned_away = 0
+            self.let_go = self.surplus.turned_away = 0
 
 
 @dataclass(slots=True)
@@ -167,19 +169,37 @@ class TimedProtocol(HttpToolsProtocol):
         self._closing = _Span()
         self._resumed = 0
         self._is_let_go = False
+        self._is_for_probe = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Take the connection on, if there is room for it."""
-        keeper, most = self._timekeeper, self._timekeeper.patience.connections
-        if len(self.connections) >= most:
-            keeper.turned_away += 1
-            error = TooManyConnections(f"there are {most} connections already; try again later")
-            Surplus(
-                keeper.surplus, transport, raw_problem(error, self.server_state.default_headers)
-            )
+        keeper = self._timekeeper
+        if len(self.connections) >= keeper.patience.connections:
+            Surplus(keeper.surplus, transport, self._refusal, partial(self._probed, transport))
             return
         super().connection_made(transport)
         keeper.watch(self.connections)  # type: ignore[arg-type] # all are of this class
+
+    def _refusal(self) -> bytes:
+        most = self._timekeeper.patience.connections
+        error = TooManyConnections(f"there are {most} connections already; try again later")
+        return raw_problem(error, self.server_state.default_headers)
+
+    def _probed(self, transport: asyncio.Transport, asked: bytes) -> bool:
+        """Serve one probe on a surplus connection, unless many are being served already."""
+        if len(self.connections) >= self._timekeeper.patience.connections + _FOR_PROBES:
+            return False
+        self._is_for_probe = True
+        transport.set_protocol(self)
+        super().connection_made(transport)
+        self.data_received(asked)
+        return True
+
+    def on_headers_complete(self) -> None:
+        """Close after the answer where the connection is there for one request alone."""
+        super().on_headers_complete()
+        if self._is_for_probe:
+            self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
         """Count what comes."""
