@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from server_process import server
 from session_app import SAFETENSORS, Service, f32, file, gradients, running
 
 from gradstep_server import __version__
@@ -66,6 +70,19 @@ def test_bytes_of_bodies_are_counted_both_ways(service: Service) -> None:
     received, sent = "gradstep_received_bytes_total", "gradstep_sent_bytes_total"
     assert after(received) - before(received) == len(file(GRADIENTS))
     assert after(sent) - before(sent) >= len(answer.content)
+
+
+def test_a_large_body_is_counted_whole_though_it_is_received_past_uvicorn(tmp_path: Path) -> None:
+    content = file({"w": np.zeros(250_000, np.float32)})
+    with server(tmp_path / "data", store="memory://") as target, httpx.Client() as http:
+        config = {"optimizer": {"type": "SGD", "lr": 1.0}}
+        assert http.put(f"{target.url}/v1/sessions/s", json=config).is_success
+        before = Shown(http.get(f"{target.url}/metrics").text)
+        sent = http.put(f"{target.url}/v1/sessions/s/params", content=content, headers=SAFETENSORS)
+        assert sent.is_success
+        after = Shown(http.get(f"{target.url}/metrics").text)
+    received = "gradstep_received_bytes_total"
+    assert after(received) - before(received) == len(content)
 
 
 def test_every_phase_of_a_step_is_measured_and_none_of_a_refused_one(service: Service) -> None:

@@ -145,5 +145,7 @@ def test_a_client_without_a_destination_or_with_two_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="an address or uds= is needed"):
         client()
+    with pytest.raises(ValueError, match="a key, and a name and a password"):
+        client("http://me:secret@localhost", api_key="gs_key")
     with pytest.raises(ValueError, match="exclude each other"):
         client(uds="/socket", transport=httpx.MockTransport(lambda _: httpx.Response(200)))

@@ -398,6 +398,64 @@ def test_gradients_may_be_computed_from_the_results(service: Server) -> None:
     run(main())
 
 
+def test_with_a_limit_of_one_the_source_knows_all_that_the_loop_has_done(service: Server) -> None:
+    async def main() -> None:
+        async with AsyncClient(service.url) as client:
+            [session] = await created(client, 1)
+            newest, asked = start(4), list[bool]()
+
+            async def source() -> AsyncIterator[Step]:
+                for step in range(5):
+                    asked.append(session.position == step and same(newest, current))
+                    yield Step(session, newest)
+
+            current = newest
+            async with Pipeline(source(), limit=1) as pipeline:
+                async for _, params, _ in pipeline:
+                    current = params
+                    await asyncio.sleep(0.02)
+                    newest = params
+            assert asked == [True] * 5
+
+    run(main())
+
+
+def test_what_is_no_session_of_its_client_is_refused_before_anything_is_stepped(
+    service: Server,
+) -> None:
+    with gradstep.Client(service.url) as client:
+        session = client.sessions.create(optimizer="AdamW", params=start(4))
+        for wrong in (session, session.id):
+            steps: Any = [(wrong, gradients(1, 4))]
+            with pytest.raises(TypeError, match=f"AsyncClient.*a {type(wrong).__name__}"):
+                run(drain(steps, []))
+        assert session.refresh().step == 0
+
+
+def test_a_source_that_someone_else_cancelled_is_no_end() -> None:
+    async def source() -> AsyncIterator[Step]:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+        yield Step(None, {})  # type: ignore[arg-type] # it does not come to this
+
+    with pytest.raises(RuntimeError, match="was cancelled, not by its pipeline"):
+        run(drain(source(), []))
+
+
+def test_a_pipeline_is_used_in_its_block_and_once() -> None:
+    async def main() -> None:
+        pipeline = Pipeline([])
+        with pytest.raises(RuntimeError, match="async with"):
+            await anext(pipeline)
+        async with pipeline:
+            assert [stepped async for stepped in pipeline] == []
+        with pytest.raises(RuntimeError, match="used once"):
+            await pipeline.__aenter__()
+
+    run(main())
+
+
 def test_nothing_to_step_is_no_error_and_no_room_is_one() -> None:
     async def main() -> None:
         async with Pipeline([]) as pipeline:

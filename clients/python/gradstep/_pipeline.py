@@ -79,7 +79,8 @@ class Pipeline:
     While the gradients of some sessions travel, those of others are computed,
     encoded or answered. The gradients are taken from their source one after
     another, and only while there is room, so that it may compute them as late as
-    it can, and even from the parameters that the pipeline yields. The steps of a
+    it can. Where a session's next gradients follow from its last parameters, yield
+    them only once the loop has those, or let the limit be 1. The steps of a
     session are taken in the order of the source, those of different sessions in
     any; the results come as the answers do. They are the results that the
     sessions would have given one by one.
@@ -101,8 +102,8 @@ class Pipeline:
         Args:
             steps: The steps to take: a `Step`, or a session and its gradients.
             limit: How many steps there may be at once, from the computation of
-                their gradients until their results are taken. So many gradients
-                and answers are in memory at most.
+                their gradients until the loop, done with their results, asks for
+                the next. With 1, the source may rely on all that the loop has done.
 
         Raises:
             ValueError: The limit is less than 1.
@@ -112,6 +113,8 @@ class Pipeline:
         self._source = steps
         self._room = asyncio.Semaphore(limit)
         self._results: asyncio.Queue[Stepped | None] = asyncio.Queue()
+        self._held = 0
+        self._entered = False
         self._running: dict[asyncio.Task[None], AsyncSession | None] = {}
         self._last: dict[AsyncSession, asyncio.Task[None]] = {}
         self._errors: dict[str, Exception] = {}
@@ -119,6 +122,9 @@ class Pipeline:
         self._ending = False
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError("a Pipeline is used once; make another for more steps")
+        self._entered = True
         self._feeding = self._run(self._feed(), None)
         return self
 
@@ -126,9 +132,14 @@ class Pipeline:
         return self
 
     async def __anext__(self) -> Stepped:
+        if not self._entered:
+            raise RuntimeError("a Pipeline steps within its block: async with Pipeline(…) as p")
+        if self._held:  # the loop is done with a result: what follows from it is known
+            self._held -= 1
+            self._room.release()
         stepped = await self._results.get()
         if stepped is not None:
-            self._room.release()
+            self._held += 1
             return stepped
         self._results.put_nowait(None)
         self._raise_errors()
@@ -183,7 +194,13 @@ class Pipeline:
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         session = self._running.pop(task)
-        error = None if task.cancelled() else task.exception()
+        error: BaseException | None
+        if not task.cancelled():
+            error = task.exception()
+        elif task is self._feeding and not self._ending:
+            error = RuntimeError("the source of the steps was cancelled, not by its pipeline")
+        else:
+            error = None
         if session is not None and self._last.get(session) is task:
             del self._last[session]
         if isinstance(error, Exception):
@@ -221,7 +238,14 @@ class Pipeline:
 async def _each(steps: Steps | AsyncSteps) -> AsyncGenerator[Step, None]:
     if isinstance(steps, AsyncIterable):
         async for step in steps:
-            yield Step(*step)
+            yield _checked(Step(*step))
     else:
         for step in steps:
-            yield Step(*step)
+            yield _checked(Step(*step))
+
+
+def _checked(step: Step) -> Step:
+    if not isinstance(step.session, AsyncSession):
+        kind = type(step.session).__name__
+        raise TypeError(f"a Pipeline steps sessions of an AsyncClient, and this is a {kind}")
+    return step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from time import monotonic
 from typing import Protocol
@@ -79,6 +80,7 @@ class Exchanges:
         self._timeouts = timeouts
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._closed = False
 
     async def begin(self, outgoing: Outgoing) -> tuple[Head, Connection]:
@@ -90,6 +92,8 @@ class Exchanges:
         """
         if self._closed:
             raise RuntimeError("the client is closed")
+        if self._process != os.getpid():
+            self._let_go_of_the_parents()
         if not await self._gate.enter(self._timeouts.get("pool")):
             raise httpx.PoolTimeout("all connections are in use")
         try:
@@ -131,6 +135,14 @@ class Exchanges:
                 # Nothing of the request can have been processed if none of it was sent.
                 if not (gone and connection.used and not outgoing.begun):
                     raise
+
+    def _let_go_of_the_parents(self) -> None:
+        """Close what a fork has copied: on one connection, each would read the other's answers."""
+        self._lock = threading.Lock()  # a thread that is not here may have held the other
+        self._process = os.getpid()
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _found_idle(self) -> Connection | None:
         """Return the connection that was used last and is still open, and close older ones."""

@@ -119,10 +119,16 @@ def server_at(url: httpx.URL, api_key: str | None, timeout: float | httpx.Timeou
         timeout: The seconds for each phase.
 
     Raises:
-        ValueError: The key can be none.
+        ValueError: The key can be none, or the address has a name and a password too.
     """
     headers = authorization(api_key)
     if url.userinfo:
+        if headers:
+            msg = (
+                "there is a key, and a name and a password in the address: a request carries one "
+                f'of them; for the address alone, say api_key="", whatever {VARIABLE} says'
+            )
+            raise ValueError(msg)
         basic = b64encode(f"{url.username}:{url.password}".encode()).decode("ascii")
         headers = {"Authorization": f"Basic {basic}"}
     return Server(url, headers, httpx.Timeout(timeout))

@@ -51,6 +51,7 @@ async def receive(request: Request, buffers: Buffers) -> memoryview:
         if receive_into is not None:
             if not await receive_into(buffer[end:]):
                 raise ClientDisconnect
+            request.state.received_past = len(buffer) - end
             return buffer
     if end != announced:
         raise MalformedBody(f"the body ended after {end} of {announced} bytes")

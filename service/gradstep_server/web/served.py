@@ -42,7 +42,7 @@ class Served:
 
     seconds: float = 0.0
     received: int = 0
-    """Bytes of its body."""
+    """Bytes of its body, those included that are received past the server's own way."""
 
     sent: int = 0
     """Bytes of the answer's body."""
@@ -108,6 +108,7 @@ def _describe(served: Served, scope: Scope, state: Mapping[str, Any]) -> None:
     served.route = getattr(scope.get("route"), "path_format", None)
     served.session = state.get("session")
     served.problem = state.get("problem")
+    served.received += state.get("received_past", 0)
     laps: Laps | None = state.get("laps")
     if laps is not None and served.problem is None:
         laps.end("send")
