@@ -169,6 +169,7 @@ class Pipeline:
                 step = await anext(steps, None)
                 if step is None:
                     return
+                _require_async(step.session)
                 before = self._last.get(step.session)
                 self._last[step.session] = self._run(self._take(step, before), step.session)
                 # A source that never waits would keep what has begun from being sent.
@@ -238,14 +239,13 @@ class Pipeline:
 async def _each(steps: Steps | AsyncSteps) -> AsyncGenerator[Step, None]:
     if isinstance(steps, AsyncIterable):
         async for step in steps:
-            yield _checked(Step(*step))
+            yield Step(*step)
     else:
         for step in steps:
-            yield _checked(Step(*step))
+            yield Step(*step)
 
 
-def _checked(step: Step) -> Step:
-    if not isinstance(step.session, AsyncSession):
-        kind = type(step.session).__name__
+def _require_async(session: object) -> None:
+    if not isinstance(session, AsyncSession):
+        kind = type(session).__name__
         raise TypeError(f"a Pipeline steps sessions of an AsyncClient, and this is a {kind}")
-    return step
