@@ -25,6 +25,7 @@ from bench import (
     kernels,
     machine,
     memory,
+    pipeline,
     steps,
     transports,
 )
@@ -34,6 +35,7 @@ from bench.rows import Part, Progress
 PARTS: Mapping[str, ModuleType] = {
     "kernels": kernels,
     "steps": steps,
+    "pipeline": pipeline,
     "transports": transports,
     "durability": durability,
     "curves": curves,

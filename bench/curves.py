@@ -106,9 +106,12 @@ def _rates(port: int, empty: int, rounds: int) -> list[Row]:
         return lambda n: get(f"{few}&start={n * _CLIENTS + caller}")(n)
 
     asked = {
-        "curve": (port, [get(few)] * _CLIENTS),
-        "curve that no one has asked for": (port, [unseen(i) for i in range(_CLIENTS)]),
-        "curve that has not changed": (port, [get(few, **{"If-None-Match": tag})] * _CLIENTS),
+        "curve, the same again": (port, [get(few)] * _CLIENTS),
+        "curve, always another": (port, [unseen(i) for i in range(_CLIENTS)]),
+        "curve, the same again by its ETag": (
+            port,
+            [get(few, **{"If-None-Match": tag})] * _CLIENTS,
+        ),
         "empty route": (empty, [get("/")] * _CLIENTS),
     }
     measured = seconds_each(asked, rounds=rounds, times=_REQUESTS)

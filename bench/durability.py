@@ -2,7 +2,9 @@
 
 *sync* is ``pwrite`` and ``fdatasync`` of a gradient's bytes into a file that has its size already,
 on the disk that the stores are on: where temporary files are, so ``TMPDIR`` chooses it. Each call
-is a round of its own here, so that the brackets tell how calls differ.
+is a round of its own here, so that the brackets tell how calls differ. *PostgreSQL* 18 runs as it
+is set when it is installed, ``fsync`` and ``synchronous_commit`` on, on the same disk; the service
+reaches it over a Unix socket.
 """
 
 from __future__ import annotations

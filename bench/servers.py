@@ -55,6 +55,10 @@ class Service:
             return gradstep.Client(uds=self._uds, timeout=PATIENCE)
         return gradstep.Client(f"http://127.0.0.1:{self.port}", timeout=PATIENCE)
 
+    def async_client(self) -> gradstep.AsyncClient:
+        """Return a client of it for asyncio, over TCP."""
+        return gradstep.AsyncClient(f"http://127.0.0.1:{self.port}", timeout=PATIENCE)
+
     def ready(self) -> bool:
         """Say whether it is ready to take requests."""
         if not (_listens(str(self._uds), socket.AF_UNIX) if self._uds else _listens(self._tcp)):

@@ -1,7 +1,8 @@
 """A step from one process to another over loopback TCP: gradients in, parameters out, by AdamW.
 
 *gradstep* is the SDK and the service on ``memory://``. *torch rpc* is torch.distributed.rpc, with a
-remote object that steps a fused AdamW; on one machine it takes shared memory instead of TCP.
+remote object that steps a fused AdamW; on one machine it takes shared memory instead of TCP, and
+keeps two cores busy looking for messages, so it is stopped while the others have their turns.
 *FastAPI + JSON* and *FastAPI + safetensors* are routes that step the same with torch; *uvicorn
 echo* and *socket echo* carry the bytes there and back and do nothing. These last four are asked by
 the leanest client that the standard library makes possible.
@@ -15,13 +16,12 @@ from typing import Literal
 
 import numpy as np
 import orjson
-import torch
 from safetensors.numpy import save
 
 import gradstep
 from bench import kernels
 from bench.line import Line, RawLine
-from bench.peers.torch_rpc import Call, far_stepper
+from bench.peers.torch_rpc import far_steppers
 from bench.rows import Progress, Row
 from bench.servers import free_port, gradstep_server, peer
 from bench.turns import turn_about
@@ -68,7 +68,7 @@ class Peers:
 
     def __init__(self, running: ExitStack) -> None:
         self.ours = running.enter_context(running.enter_context(gradstep_server()).client())
-        self.far: Callable[[int], Call] = running.enter_context(far_stepper(free_port()))
+        self.far = running.enter_context(far_steppers(free_port()))
         self.naive = running.enter_context(peer("naive"))
         self.echo = running.enter_context(peer("uvicorn_echo"))
         self.raw = running.enter_context(peer("raw_echo"))
@@ -76,13 +76,12 @@ class Peers:
     def things(self, elements: int, running: ExitStack) -> dict[str, Callable[[], object]]:
         """Return what takes a step of so many elements, or carries as much, by name."""
         gradient = np.random.default_rng(1).standard_normal(elements, np.float32)
-        body, tensor = save({"w": gradient}), torch.from_numpy(gradient)
+        body = save({"w": gradient})
         session = running.enter_context(fresh(self.ours, elements))
         room = len(body) if elements > _JSON_UP_TO else 32 * elements
         naive = running.enter_context(closing(Line(self.naive, room + 4096)))
         echo = running.enter_context(closing(Line(self.echo, len(body))))
         raw = running.enter_context(closing(RawLine(self.raw, len(body))))
-        far = self.far(elements)
 
         def by_json() -> object:
             body = orjson.dumps({"w": gradient}, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -94,7 +93,6 @@ class Peers:
 
         return {
             "gradstep": lambda: session.step({"w": gradient}),
-            "torch rpc": lambda: far(tensor),
             "FastAPI + safetensors": by_safetensors,
             **({"FastAPI + JSON": by_json} if elements <= _JSON_UP_TO else {}),
             "uvicorn echo": lambda: echo.ask("PUT", "/", body),
@@ -127,10 +125,17 @@ def _rows(label: str, elements: int, effort: tuple[int, int], others: Peers) -> 
         things = others.things(elements, running)
         ours = running.enter_context(kernels.ours(OPTIMIZER, {"w": elements}))
         alone = {name: ours[name] for name in ("kernel", "reduction")}
-        measured = turn_about(things | alone, rounds=rounds, calls=calls, memory=MEMORY * elements)
+        far = {"torch rpc": others.far.stepper(elements)}
+        measured = turn_about(
+            things | alone,
+            rounds=rounds,
+            calls=calls,
+            memory=MEMORY * elements,
+            elsewhere=far,
+        )
     parts = zip(*(measured[name] for name in ("uvicorn echo", *alone)), strict=True)
     measured[_LEAST] = [sum(seconds) for seconds in parts]
-    beside = [name for name in things if name not in {"gradstep", "uvicorn echo"}]
+    beside = [*far, *(name for name in things if name not in {"gradstep", "uvicorn echo"})]
     large = elements > _JSON_UP_TO
 
     def row(what: str, others: list[str], target: float | None) -> Row:

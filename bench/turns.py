@@ -9,12 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
+Turn = Callable[[int], float]
+"""Makes so many calls of one thing, and returns the median of their seconds."""
+
 REST = 0.005
 """Seconds before a turn: OpenMP's threads keep a core busy for some after their work."""
 
 
 def turn_about(
-    things: Mapping[str, Callable[[], object]], *, rounds: int, calls: int, memory: int = 0
+    things: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    calls: int,
+    memory: int = 0,
+    elsewhere: Mapping[str, Turn] | None = None,
 ) -> dict[str, list[float]]:
     """Return the seconds of a call of each thing, one number for each round.
 
@@ -28,25 +36,32 @@ def turn_about(
         calls: how many calls a turn has.
         memory: bytes that are at hand when a round begins, since its things take more of it
             than they give back.
+        elsewhere: things that another process calls.
     """
-    measured: dict[str, list[float]] = {name: [] for name in things}
+    turns = {name: turn_of(thing) for name, thing in things.items()} | dict(elsewhere or {})
+    measured: dict[str, list[float]] = {name: [] for name in turns}
     with _no_garbage_collection():
         for number in range(rounds):
             have_at_hand(memory)
-            for name in list(things)[:: -1 if number % 2 else 1]:
+            for name in list(turns)[:: -1 if number % 2 else 1]:
                 time.sleep(REST)
-                measured[name].append(_turn(things[name], calls))
+                measured[name].append(turns[name](calls))
     return measured
 
 
-def _turn(thing: Callable[[], object], calls: int) -> float:
-    thing()
-    seconds = []
-    for _ in range(calls):
-        start = time.perf_counter()
+def turn_of(thing: Callable[[], object]) -> Turn:
+    """Return the turns of what this process calls."""
+
+    def turn(calls: int) -> float:
         thing()
-        seconds.append(time.perf_counter() - start)
-    return median(seconds)
+        seconds = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            thing()
+            seconds.append(time.perf_counter() - start)
+        return median(seconds)
+
+    return turn
 
 
 def have_at_hand(nbytes: int) -> None:

@@ -1,43 +1,92 @@
-"""torch.distributed.rpc: a `Stepper` in another process, over TensorPipe.
+"""torch.distributed.rpc: a `Stepper` in one process, called from another, over TensorPipe.
 
-Where both are on one machine, TensorPipe takes shared memory of its own accord.
+Where both are on one machine, TensorPipe takes shared memory of its own accord,
+and a thread in each process looks for messages without ever resting. So the two
+are stopped but for their turns: all others would have what they leave of two cores.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 
+import numpy as np
 import torch
 from torch.distributed import rpc
 
 from bench.peers.stepper import Stepper
+from bench.turns import Turn, turn_of
 
-Call = Callable[[torch.Tensor], torch.Tensor]
+PATIENCE = 120.0
+"""Seconds that they have to begin, to answer, and to end."""
 
 
 @contextmanager
-def far_stepper(port: int) -> Iterator[Callable[[int], Call]]:
-    """Start the other process; yield what makes a stepper of so many elements in it."""
-    command = [sys.executable, "-m", "bench.peers.torch_rpc", str(port)]
-    with subprocess.Popen(command) as process:  # noqa: S603 - this module
-        try:
-            _join("client", 1, port)
+def far_steppers(port: int) -> Iterator[FarSteppers]:
+    """Start both processes; yield what has its turns in them."""
+    command = [sys.executable, "-m", __name__, str(port)]
+    pipe, theirs = Pipe()
+    with ExitStack() as running:
+        running.enter_context(pipe)
+        processes = []
+        with theirs:
+            for role in (["server"], ["caller", str(theirs.fileno())]):
+                process = subprocess.Popen(  # noqa: S603 - this module
+                    [*command, *role], pass_fds=[theirs.fileno()]
+                )
+                processes.append(running.enter_context(process))
+                running.callback(process.kill)
+        far = FarSteppers([process.pid for process in processes], pipe)
+        yield far
+        far.end()
+        for process in processes:
+            process.wait(PATIENCE)
 
-            def far(size: int) -> Call:
-                stepper = rpc.remote("server", Stepper, args=(size,))
-                return lambda gradient: stepper.rpc_sync().step(gradient)
 
-            yield far
-            rpc.shutdown()
-        except BaseException:
-            with suppress(RuntimeError):  # raised where it has not begun
-                rpc.shutdown(graceful=False)  # first, for it waits for one that has gone
-            process.kill()
-            raise
+class FarSteppers:
+    """One for each size, stopped but for its turns."""
+
+    def __init__(self, pids: list[int], pipe: Connection[tuple[int, int] | None, float]) -> None:
+        """Wait until the processes know each other."""
+        self._pids = pids
+        self._pipe = pipe
+        self._answer()
+        self._signal(signal.SIGSTOP)
+
+    def stepper(self, elements: int) -> Turn:
+        """Return the turns of a stepper of so many elements."""
+
+        def turn(calls: int) -> float:
+            self._signal(signal.SIGCONT)
+            try:
+                self._pipe.send((elements, calls))
+                return self._answer()
+            finally:
+                self._signal(signal.SIGSTOP)
+
+        return turn
+
+    def end(self) -> None:
+        """Let them take leave of each other."""
+        self._signal(signal.SIGCONT)
+        self._pipe.send(None)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self._pids:
+            os.kill(pid, number)
+
+    def _answer(self) -> float:
+        if not self._pipe.poll(PATIENCE):
+            raise TimeoutError("torch.distributed.rpc does not answer")
+        return self._pipe.recv()
 
 
 def _join(name: str, rank: int, port: int) -> None:
@@ -49,8 +98,27 @@ def _join(name: str, rank: int, port: int) -> None:
         )
 
 
+@cache
+def _turn(elements: int) -> Turn:
+    """Return the turns of calling a new stepper."""
+    stepper = rpc.remote("server", Stepper, args=(elements,))
+    gradient = torch.from_numpy(np.random.default_rng(1).standard_normal(elements, np.float32))
+    return turn_of(lambda: stepper.rpc_sync().step(gradient))
+
+
+def _call(pipe: Connection[float, tuple[int, int] | None]) -> None:
+    """Take the turns that are asked for, until none will be."""
+    pipe.send(0.0)  # ready
+    while (asked := pipe.recv()) is not None:
+        elements, calls = asked
+        pipe.send(_turn(elements)(calls))
+
+
 def _main() -> None:
-    _join("server", 0, int(sys.argv[1]))
+    port, role, *numbers = sys.argv[1:]
+    _join(role, ["server", "caller"].index(role), int(port))
+    if role == "caller":
+        _call(Connection(int(numbers[0])))
     rpc.shutdown()
 
 

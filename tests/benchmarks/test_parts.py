@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from bench import clients, curves, durability, memory, steps, transports
+from bench import clients, curves, durability, memory, pipeline, steps, transports
 from bench.rows import Progress, Row
 
 
@@ -49,6 +49,15 @@ def test_steps_stand_beside_torch_rpc_and_what_else_one_would_write() -> None:
     assert least.median > echo.median
 
 
+def test_a_pipeline_stands_beside_one_step_after_another() -> None:
+    [row] = _run(pipeline)
+    assert (row.case, row.what, *row.others) == (
+        "1 k, 8 sessions",
+        "Pipeline",
+        "one after another",
+    )
+
+
 def test_transports_stand_beside_tcp_and_float32() -> None:
     rows = _run(transports)
     assert [(row.what, *row.others) for row in rows] == [
@@ -87,9 +96,9 @@ def test_curves_stand_beside_torch_and_an_empty_route() -> None:
         "rows": None,
         "csv": None,
         "svg": None,
-        "curve": 1 / 0.7,
-        "curve that no one has asked for": 1 / 0.7,
-        "curve that has not changed": None,
+        "curve, the same again": 1 / 0.7,
+        "curve, always another": 1 / 0.7,
+        "curve, the same again by its ETag": None,
         "window from step 1e9": curves.WINDOW_TARGET,
     }
 

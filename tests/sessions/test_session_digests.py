@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from session_states import init_entry, packed, packed_all
 
+from gradstep_server.sessions import digests
 from gradstep_server.sessions.digests import (
     body,
     content_digest,
@@ -39,6 +40,13 @@ def test_the_encoding_does_not_count() -> None:
     decoded, _ = decode(memoryview(file), Limits())
     assert digested(decoded) == digested()
     assert digested(loss=1) == digested(loss=1.0)
+
+
+def test_how_many_cores_share_the_work_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = packed_all({"a": np.arange(300_000.0), "b": [5.0]})
+    alone = digested(large)
+    monkeypatch.setattr(digests, "SHARED_FROM", 0)
+    assert digested(large) == alone
 
 
 def flipped(tensor: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ Scalar = np.float32 | np.float64
 Rule = Callable[..., None]
 """``rule(param, grad, *slots, scale, bound, *coefficients)``, in place."""
 
-SERIAL_BELOW = 200_000
-"""Elements that a rule steps on one thread: a second costs more than it saves (0.03 ms)."""
+SERIAL_BELOW = 1_000_000
+"""Elements that a rule steps on one thread: to wake a second takes longer than it saves."""
 
 SERIAL_SUM_BELOW = 2_000_000
 """Elements that are summed on one thread; a sum does less with each than a rule."""

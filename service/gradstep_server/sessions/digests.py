@@ -16,6 +16,9 @@ from blake3 import blake3
 from gradstep_server.sessions.store import Body, Entry
 from gradstep_server.sessions.tensors import DType, Tensor, Tensors, elements
 
+SHARED_FROM = 8_000_000
+"""Bytes that all cores digest together: below it, to wake them takes longer than it saves."""
+
 Index = list[tuple[str, str, list[int]]]
 """Name, dtype and shape of each tensor of a body, in the order of their bytes."""
 
@@ -75,7 +78,8 @@ def record_digest(record: bytes) -> bytes:
 
 
 def _blake3(*parts: bytes | memoryview) -> bytes:
-    digest = blake3(max_threads=blake3.AUTO)
+    large = sum(map(len, parts)) >= SHARED_FROM
+    digest = blake3(max_threads=blake3.AUTO if large else 1)
     for part in parts:
         digest.update(part)
     return digest.digest()
