@@ -78,8 +78,8 @@ def record_digest(record: bytes) -> bytes:
 
 
 def _blake3(*parts: bytes | memoryview) -> bytes:
-    large = sum(map(len, parts)) >= SHARED_FROM
-    digest = blake3(max_threads=blake3.AUTO if large else 1)
+    shared = sum(map(len, parts)) >= SHARED_FROM
+    digest = blake3(max_threads=blake3.AUTO) if shared else blake3()
     for part in parts:
         digest.update(part)
     return digest.digest()

@@ -10,11 +10,12 @@ says what is wrong; nothing is refused here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.sessions.tensors import DType
@@ -35,19 +36,25 @@ _QUERY: dict[str, Callable[[str], bool]] = {
 class PlainStepRoute(StrictRoute):
     """The route of one numbered step."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler that FastAPI calls for each request."""
-        handle = super().get_route_handler()
-        step = self.endpoint
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Around a route's function stands what ends its dependencies, of which a plain step has none.
+        self.app = _plainly(self.endpoint, self.app)
 
-        async def handle_plainly(request: Request) -> Response:
-            plain = plain_step(request)
-            if plain is None:
-                return await handle(request)
-            response: Response = await step(request=request, **plain)
-            return response
 
-        return handle_plainly
+def _plainly(step: Callable[..., Awaitable[Response]], otherwise: ASGIApp) -> ASGIApp:
+    """Return an application that takes a plain step at once, and any other step `otherwise`."""
+
+    async def take(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        plain = plain_step(request)
+        if plain is None:
+            await otherwise(scope, receive, send)
+        else:
+            response = await step(request=request, **plain)
+            await response(scope, receive, send)
+
+    return take
 
 
 def plain_step(request: Request) -> dict[str, Any] | None:

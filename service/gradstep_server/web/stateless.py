@@ -5,7 +5,9 @@ from __future__ import annotations
 STATELESS = ("/v1/schedules", "/v1/schedulers", "/v1/optimizers", "/v1/backprop")
 """Where the addresses of such routes begin."""
 
+_WITHIN = tuple(f"{prefix}/" for prefix in STATELESS)
+
 
 def is_stateless(path: str) -> bool:
     """Say whether the route of an address has no state."""
-    return any(path == prefix or path.startswith(f"{prefix}/") for prefix in STATELESS)
+    return path.startswith(_WITHIN) or path in STATELESS
