@@ -63,11 +63,8 @@ def _fault(
     state: State, tensors: Tensors, norm: float, action: Clipping | None, compute: Compute
 ) -> Fault | None:
     """Return why gradients with this global norm cannot be used, if they cannot."""
-    squared = any(optimizer.squares_gradient for optimizer in state.groups.optimizers)
-    if math.isfinite(norm) and norm <= largest_usable(
-        state.master.storage, action, squared=squared
-    ):
-        return None
+    if norm <= largest_usable(state.master.storage, action, squared=True) and norm < math.inf:
+        return None  # whatever is squared
     for name, gradient in tensors.items():
         fault = _unusable(state, name, gradient, action, compute)
         if fault is not None:

@@ -166,7 +166,7 @@ async def post_step(
     responses=responses(SessionNotFound, StepNotFound),
 )
 async def get_step(ref: RefOf, n: N, services: ServicesOf) -> Response:
-    return json_answer(dict(await services.sessions.receipt(ref, n)))
+    return json_answer((await services.sessions.receipt(ref, n)).model_dump())
 
 
 @router.put(

@@ -131,7 +131,7 @@ async def params_answer(params: Parameters, *, as_json: bool) -> Response:
 async def step_answer(stepped: Stepped, *, as_json: bool) -> Response:
     """Answer with a receipt, and the parameters if they are wanted: 201, or 200 for a replay."""
     receipt, params = stepped.receipt, stepped.params
-    facts = dict(receipt)
+    facts = receipt.model_dump()
     headers = {**_headers(facts), "ETag": etag((receipt.generation, stepped.seq))}
     if params is None:
         answer = json_answer(facts, headers)
