@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
 
+import numpy as np
+
 from gradstep_server.sessions.buffers import SMALL, Buffers
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
+from gradstep_server.sessions.offload import COPYING, offload
 from gradstep_server.sessions.store import (
     Basis,
     Body,
@@ -83,17 +86,22 @@ class _Writer:
             self._log.snapshots.setdefault(snapshot.seq, (snapshot, self._body))
 
 
-def _copied(body: Body, size: int, buffers: Buffers) -> memoryview | bytes:
+async def _copied(body: Body, size: int, buffers: Buffers) -> memoryview | bytes:
     check_size(body, size)
     if size < SMALL:
         return b"".join(body)
     copied = buffers.take(size)
-    start = 0
+    await offload(size // (4 * COPYING), _copy, body, copied)
+    return copied.toreadonly()
+
+
+def _copy(body: Body, room: memoryview) -> None:
+    """Write the pieces of a body one behind the other; NumPy lets others run meanwhile."""
+    there, start = np.asarray(room), 0
     for piece in body:
         stop = start + piece.nbytes
-        copied[start:stop] = piece
+        np.copyto(there[start:stop], np.asarray(piece))
         start = stop
-    return copied.toreadonly()
 
 
 _KEPT = 512 * 2**20
@@ -102,7 +110,11 @@ longer than to copy."""
 
 
 class MemoryStore:
-    """A `Store` that forgets. No method awaits, so each is atomic on its event loop."""
+    """A `Store` that forgets.
+
+    A method awaits nothing but the copy of a body, before it looks at what there
+    is, so each is atomic on its event loop.
+    """
 
     url = "memory://"
     durability = "nothing survives: everything is lost when this process ends"
@@ -126,12 +138,12 @@ class MemoryStore:
 
     async def create(self, header: Header, entry: Entry | None, body: Body) -> None:
         """Register a session, with its first entry if there is one."""
+        log = _Log(created_at=header.created_at)
+        if entry is not None:
+            log.append(entry, await _copied(body, entry.body_size, self._buffers), b"")
         name = (header.tenant, header.id)
         if name in self._headers:
             raise IdTaken(self._headers[name])
-        log = _Log(created_at=header.created_at)
-        if entry is not None:
-            log.append(entry, _copied(body, entry.body_size, self._buffers), b"")
         self._headers[name] = header
         self._logs[header.key] = log
 
@@ -182,9 +194,10 @@ class MemoryStore:
         basis: Basis | None = None,
     ) -> bool:
         """Add `entry` if the log stands right before it."""
+        copied = await _copied(body, entry.body_size, self._buffers)
         if key not in self._logs:
             raise SequenceTaken(0)
-        self._logs[key].append(entry, _copied(body, entry.body_size, self._buffers), after, basis)
+        self._logs[key].append(entry, copied, after, basis)
         return True
 
     async def sync(self, key: str) -> None:

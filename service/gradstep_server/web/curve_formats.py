@@ -72,7 +72,7 @@ QUICK = CHUNK
 """As many numbers are written faster than a thread is found for them."""
 
 _WOVEN = CHUNK // 16
-"""Points that are joined at once: so few that their pieces, of 80 bytes each, stay in the caches."""
+"""Points that are joined at once: their pieces, of 80 bytes each, stay in the caches."""
 
 WHOLE = 4 * CHUNK
 """Up to so many numbers, some megabytes, are written whole: only a stream has to be

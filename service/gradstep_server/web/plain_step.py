@@ -10,12 +10,12 @@ says what is wrong; nothing is refused here.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-from fastapi import Request, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import Request
+from starlette.types import Receive, Scope, Send
 
 from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.sessions.tensors import DType
@@ -36,25 +36,15 @@ _QUERY: dict[str, Callable[[str], bool]] = {
 class PlainStepRoute(StrictRoute):
     """The route of one numbered step."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        # Around a route's function stands what ends its dependencies, of which a plain step has none.
-        self.app = _plainly(self.endpoint, self.app)
-
-
-def _plainly(step: Callable[..., Awaitable[Response]], otherwise: ASGIApp) -> ASGIApp:
-    """Return an application that takes a plain step at once, and any other step `otherwise`."""
-
-    async def take(scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take a plain step at once, past what FastAPI builds up around a route's function."""
         request = Request(scope, receive, send)
-        plain = plain_step(request)
+        plain = plain_step(request) if scope["method"] in (self.methods or ()) else None
         if plain is None:
-            await otherwise(scope, receive, send)
+            await super().handle(scope, receive, send)
         else:
-            response = await step(request=request, **plain)
+            response = await self.endpoint(request=request, **plain)
             await response(scope, receive, send)
-
-    return take
 
 
 def plain_step(request: Request) -> dict[str, Any] | None:
