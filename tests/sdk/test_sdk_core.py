@@ -129,6 +129,12 @@ def test_an_answer_of_another_length_than_announced_is_refused() -> None:
         inbox.write(b"cd")
 
 
+@pytest.mark.parametrize("length", [10**14, 10**18, 10**30])
+def test_an_answer_for_which_there_is_no_memory_is_refused(length: int) -> None:
+    with pytest.raises(gradstep.AnswerMalformed, match=f"announces {length} bytes"):
+        Inbox(200, {}, length, Reused())
+
+
 def test_a_problem_is_read_in_full() -> None:
     document = {
         "type": "urn:gradstep:problem:position-mismatch",

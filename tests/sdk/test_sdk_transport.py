@@ -13,6 +13,7 @@ import pytest
 from scripted_server import PATIENCE, Script, ScriptedServer, answers, received
 from wire_clients import FORMS, Fetched, fetching, loopback
 
+import gradstep
 from gradstep._connection import MAX_INTERIM
 from gradstep._http1 import MAX_HEAD
 
@@ -130,6 +131,12 @@ def test_an_answer_in_doubt_or_without_bounds_is_an_error(form: str, text: bytes
 
     with pytest.raises(httpx.RemoteProtocolError):
         exchanged(form, run)
+
+
+def test_an_answer_that_announces_more_than_memory_holds_is_told(form: str) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000000\r\n\r\n"
+    with pytest.raises(gradstep.AnswerMalformed, match="announces 100000000000000 bytes"):
+        exchanged(form, answers(head))
 
 
 def test_a_head_as_long_as_it_may_be_is_read(form: str) -> None:

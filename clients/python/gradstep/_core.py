@@ -139,10 +139,25 @@ class Inbox:
         length: int | None,
         reused: Reused,
     ) -> None:
+        """Begin with an empty buffer.
+
+        Args:
+            status: The answer's status.
+            headers: Its headers, by names in lower case.
+            length: The bytes of its body; None if that is not known.
+            reused: Where memory for it is lent.
+
+        Raises:
+            AnswerMalformed: There is no memory for so many bytes.
+        """
         self._status = status
         self._headers = headers
         self._fixed = length is not None
-        self._buffer = np.empty(BLOCK, np.uint8) if length is None else reused.take(length)
+        try:
+            self._buffer = np.empty(BLOCK, np.uint8) if length is None else reused.take(length)
+        except (MemoryError, OverflowError, ValueError) as error:
+            msg = f"the answer announces {length} bytes, for which there is no memory"
+            raise AnswerMalformed(msg) from error
         self._filled = 0
 
     def write(self, chunk: bytes) -> None:
