@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from sdk_pipelines import Handle, Watched, created, drain, gradients, positions, run, start
-from server_process import Server
+from sdk_pipelines import (
+    PATIENCE,
+    Handle,
+    Watched,
+    created,
+    drain,
+    gradients,
+    positions,
+    run,
+    start,
+)
+from server_process import Server, server
 from session_app import Arrays, same
 
 import gradstep
@@ -113,6 +125,106 @@ def test_a_pipeline_that_is_left_early_ends_what_it_began(service: Server) -> No
             assert await positions(sessions) == [1, 1, 1, 0, 0, 0, 0, 0]
 
     run(main())
+
+
+def test_what_fails_beside_the_block_is_noted_at_what_the_block_raises(service: Server) -> None:
+    """Which goes on as it is, so that whoever expects it finds it."""
+
+    async def main() -> None:
+        async with AsyncClient(service.url) as client:
+            sessions = await created(client, 3)
+            bad = {"w": np.full(4, math.nan, np.float32)}
+
+            def source() -> Iterator[tuple[AsyncSession, Arrays]]:
+                yield sessions[0], gradients(0, 4)
+                yield sessions[1], bad
+                yield sessions[2], {"v": np.zeros(1)}
+                raise OSError("no more data")
+
+            async def leave() -> None:
+                async with Pipeline(source(), limit=4) as pipeline:
+                    async for session, _, _ in pipeline:
+                        await asyncio.wait({*pipeline._running})
+                        raise ZeroDivisionError(session.id)
+
+            with pytest.raises(ZeroDivisionError) as caught:
+                await leave()
+            notes = caught.value.__notes__
+            assert len(notes) == 3
+            for session, error in zip(sessions[1:], ("NonFinite", "InvalidTensors"), strict=True):
+                begin = f"failed too, at step 1 of session {session.id}: {error}"
+                assert any(note.startswith(begin) for note in notes)
+            assert notes[-1] == "failed too, in the source of the steps: OSError: no more data"
+
+    run(main())
+
+
+@pytest.mark.parametrize("end", ["left", "failed block", "failed step", "cancelled"])
+def test_a_generator_left_at_a_yield_is_closed_where_the_block_ends(
+    service: Server, end: str
+) -> None:
+    events: list[str] = []
+
+    async def source(session: AsyncSession) -> AsyncIterator[Step]:
+        try:
+            for n in range(100):
+                yield Step(session, gradients(n, 3 if end == "failed step" else 4))
+        finally:
+            await asyncio.sleep(0)
+            events.append("closed")
+
+    async def step(session: AsyncSession) -> None:
+        async with Pipeline(source(session), limit=2) as pipeline:
+            async for _ in pipeline:
+                if end == "failed block":
+                    raise ZeroDivisionError
+                if end == "cancelled":
+                    await asyncio.sleep(PATIENCE)
+                break
+
+    async def main() -> None:
+        async with AsyncClient(service.url) as client:
+            [session] = await created(client, 1)
+            with suppress(ZeroDivisionError, gradstep.StepsFailed, TimeoutError):
+                async with asyncio.timeout(0.2 if end == "cancelled" else PATIENCE):
+                    await step(session)
+            events.append("left")
+
+    run(main())
+    assert events == ["closed", "left"]
+
+
+def test_two_objects_for_one_session_are_refused(service: Server) -> None:
+    """The second would take its first step where the first object has taken one."""
+
+    async def main() -> None:
+        async with AsyncClient(service.url) as client, AsyncClient(service.url) as other:
+            [session] = await created(client, 1)
+            for again in (client, other):
+                twin = await again.sessions.resume(session.id)
+                stepped: list[AsyncSession] = []
+                steps = [(session, gradients(1, 4)), (twin, gradients(1, 4))]
+                with pytest.raises(ValueError, match=f"two objects stand for session {session.id}"):
+                    await drain(steps, stepped)
+                assert stepped == [session]
+            assert await positions([session]) == [2]
+
+    run(main())
+
+
+def test_sessions_of_one_id_on_two_servers_are_two(service: Server, tmp_path: Path) -> None:
+    async def main(address: str) -> None:
+        async with AsyncClient(service.url) as client, AsyncClient(address) as other:
+            sessions = [
+                await each.sessions.create(optimizer="AdamW", params=start(4), id="one")
+                for each in (client, other)
+            ]
+            stepped: list[AsyncSession] = []
+            await drain([(session, gradients(1, 4)) for session in sessions * 2], stepped)
+            assert await positions(sessions) == [2, 2]
+
+    with server(tmp_path / "data", store="memory://") as second:
+        run(main(second.url))
 
 
 def test_a_failure_that_nobody_waited_for_is_told_where_the_block_ends(service: Server) -> None:
