@@ -176,9 +176,13 @@ def test_a_refusal_by_another_than_gradstep_is_still_an_error(content: bytes) ->
     assert caught.value.errors == ()
 
 
-def test_a_redirect_is_no_success() -> None:
-    with pytest.raises(gradstep.ApiError):
-        Call(Request("GET", "/v1/x"), lambda _: None).finish(answer(307))
+@pytest.mark.parametrize(
+    ("location", "to"),
+    [("https://there/", "https://there/"), ("", "another address, which it does not name")],
+)
+def test_a_redirect_is_no_success_and_says_where_it_leads(location: str, to: str) -> None:
+    with pytest.raises(gradstep.ApiError, match=f"GET /v1/x is referred to {to}"):
+        Call(Request("GET", "/v1/x"), lambda _: None).finish(answer(301, location=location))
 
 
 def test_a_call_passes_its_result_on() -> None:
@@ -304,6 +308,12 @@ def test_what_is_not_json_is_refused(value: Any) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="is no address"):
         base_url(address)
+
+
+@pytest.mark.parametrize("surplus", ["?token=1", "/v1?x#y", "#part", "?", "/#"])
+def test_an_address_that_would_swallow_the_path_of_a_request_is_refused(surplus: str) -> None:
+    with pytest.raises(ValueError, match=r"it must end before its '[?#]'$"):
+        base_url(f"http://host{surplus}")
 
 
 def test_the_path_of_an_address_is_kept() -> None:

@@ -325,3 +325,9 @@ def test_a_pipeline_is_used_in_its_block_and_once() -> None:
 def test_no_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Pipeline([], limit=0)
+
+
+@pytest.mark.parametrize("limit", ["3", 1.5, None, np.float32(2)])
+def test_a_limit_that_counts_nothing_is_refused(limit: Any) -> None:
+    with pytest.raises(TypeError, match="the limit must be a whole number, got "):
+        Pipeline([], limit=limit)

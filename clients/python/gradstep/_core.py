@@ -279,7 +279,7 @@ def problem_of(answer: Answer, request: Request) -> Problem:
     faults = said.pop("errors", None)
     return Problem(
         status=answer.status,
-        detail=str(said.pop("detail", None) or f"{request.method} {request.path} failed"),
+        detail=str(said.pop("detail", None) or _unexplained(answer, request)),
         code=_text(said.pop("code", None)),
         pointer=_text(said.pop("pointer", None)),
         errors=tuple(
@@ -291,6 +291,15 @@ def problem_of(answer: Answer, request: Request) -> Problem:
         retry_after=retry_after(answer.headers.get("retry-after")),
         extra={key: value for key, value in said.items() if key not in {"type", "title", "status"}},
     )
+
+
+def _unexplained(answer: Answer, request: Request) -> str:
+    """Return what to say of a refusal that says nothing itself."""
+    asked = f"{request.method} {request.path}"
+    if not httpx.codes.is_redirect(answer.status):
+        return f"{asked} failed"
+    to = answer.headers.get("location") or "another address, which it does not name"
+    return f"{asked} is referred to {to}: give the client the address where gradstep-server answers"
 
 
 def _text(value: object) -> str | None:

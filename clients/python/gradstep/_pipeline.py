@@ -20,7 +20,7 @@ from collections.abc import (
 from contextlib import aclosing
 from datetime import datetime
 from types import TracebackType
-from typing import Any, NamedTuple, Self, SupportsFloat, TypeAlias, cast
+from typing import Any, NamedTuple, Self, SupportsFloat, SupportsIndex, TypeAlias, cast
 
 from gradstep._async_session import AsyncSession
 from gradstep._types import Params, Receipt, TensorLike
@@ -112,8 +112,11 @@ class Pipeline:
                 the next. With 1, the source may rely on all that the loop has done.
 
         Raises:
-            ValueError: The limit is less than 1.
+            TypeError: The limit is no whole number.
+            ValueError: It is less than 1.
         """
+        if not isinstance(limit, SupportsIndex):
+            raise TypeError(f"the limit must be a whole number, got {limit!r}")
         if limit < 1:
             raise ValueError(f"the limit must be at least 1, got {limit}")
         self._source = steps

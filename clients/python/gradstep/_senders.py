@@ -235,4 +235,8 @@ def base_url(address: str) -> httpx.URL:
     if url.scheme not in {"http", "https"} or not url.host:
         msg = f"{address!r} is no address: it must begin with http:// or https:// and a host"
         raise ValueError(msg)
+    if mark := re.search("[?#]", address):
+        # What follows is not shown, for it may be a key.
+        msg = f"the address has a query or a fragment: it must end before its {mark[0]!r}"
+        raise ValueError(msg)
     return url
