@@ -265,10 +265,11 @@ def test_a_step_says_all_but_the_gradients_beside_them() -> None:
         loss=np.float32(0.1),
         lr=[0.1, 1e-17],
         want_params=True,
+        dtype="F16",
     ).request
     assert (request.method, request.path) == ("PUT", "/v1/sessions/s1/steps/7")
-    assert request.query == {"loss": "0.10000000149011612", "lr": "0.1,1e-17"}
-    assert request.target == f"{request.path}?loss=0.10000000149011612&lr=0.1%2C1e-17"
+    assert request.query == {"dtype": "F16", "loss": "0.10000000149011612", "lr": "0.1,1e-17"}
+    assert request.target == f"{request.path}?dtype=F16&loss=0.10000000149011612&lr=0.1%2C1e-17"
     assert request.headers == {"Gradstep-Generation": "3"}
     assert request.accept == "application/vnd.safetensors"
     assert request.body is not None

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import ml_dtypes
 import numpy as np
 import pytest
 from sdk_pipelines import Handle, Watched, created, gradients, positions, run, start
@@ -185,6 +186,25 @@ def test_with_a_limit_of_one_the_source_knows_all_that_the_loop_has_done(service
                     await asyncio.sleep(0.02)
                     newest = params
             assert asked == [True] * 5
+
+    run(main())
+
+
+def test_steps_may_answer_with_parameters_half_as_wide(service: Server) -> None:
+    async def main() -> None:
+        async with AsyncClient(service.url) as client:
+            sessions = await created(client, 3)
+            dtypes: list[Any] = ["F16", "BF16", None]
+            steps = [
+                Step(session, gradients(1, 4), dtype=dtype)
+                for session, dtype in zip(sessions, dtypes, strict=True)
+            ]
+            async with Pipeline(steps) as pipeline:
+                found = {session.id: params async for session, params, _ in pipeline}
+            half, brain, full = (found[session.id]["w"] for session in sessions)
+            assert [half.dtype.name, brain.dtype.name] == ["float16", "float32"]
+            assert np.array_equal(half, full.astype(np.float16))
+            assert np.array_equal(brain, full.astype(ml_dtypes.bfloat16).astype(np.float32))
 
     run(main())
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, SupportsFloat, SupportsIndex, TypeAlias, cast
 
 from gradstep._async_session import AsyncSession
-from gradstep._types import Params, Receipt, TensorLike
+from gradstep._types import Dtype, Params, Receipt, TensorLike
 
 
 class Step(NamedTuple):
@@ -33,6 +33,7 @@ class Step(NamedTuple):
     grads: Mapping[str, TensorLike]
     loss: SupportsFloat | None = None
     lr: float | Sequence[float] | None = None
+    dtype: Dtype | None = None
 
 
 class Stepped(NamedTuple):
@@ -205,7 +206,7 @@ class Pipeline:
         if self._ending:
             return
         session = step.session
-        params = await session.step(step.grads, loss=step.loss, lr=step.lr)
+        params = await session.step(step.grads, loss=step.loss, lr=step.lr, dtype=step.dtype)
         receipt = cast("Receipt", session.last_receipt)  # which is that of this step
         self._results.put_nowait(Stepped(session, params, receipt))
 
