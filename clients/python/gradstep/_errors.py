@@ -85,7 +85,7 @@ class AnswerMalformed(GradstepError):
 
 
 class ClientClosed(GradstepError, RuntimeError):
-    """Raised when a client, or a session of its, is used after the client was closed."""
+    """Raised when a client that was closed, or a session of its, is to send or repeat a call."""
 
 
 class ApiError(GradstepError):
