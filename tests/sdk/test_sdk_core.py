@@ -129,6 +129,12 @@ def test_an_answer_of_another_length_than_announced_is_refused() -> None:
         inbox.write(b"cd")
 
 
+@pytest.mark.parametrize("length", [10**14, 10**18, 10**30])
+def test_an_answer_for_which_there_is_no_memory_is_refused(length: int) -> None:
+    with pytest.raises(gradstep.AnswerMalformed, match=f"announces {length} bytes"):
+        Inbox(200, {}, length, Reused())
+
+
 def test_a_problem_is_read_in_full() -> None:
     document = {
         "type": "urn:gradstep:problem:position-mismatch",
@@ -170,9 +176,13 @@ def test_a_refusal_by_another_than_gradstep_is_still_an_error(content: bytes) ->
     assert caught.value.errors == ()
 
 
-def test_a_redirect_is_no_success() -> None:
-    with pytest.raises(gradstep.ApiError):
-        Call(Request("GET", "/v1/x"), lambda _: None).finish(answer(307))
+@pytest.mark.parametrize(
+    ("location", "to"),
+    [("https://there/", "https://there/"), ("", "another address, which it does not name")],
+)
+def test_a_redirect_is_no_success_and_says_where_it_leads(location: str, to: str) -> None:
+    with pytest.raises(gradstep.ApiError, match=f"GET /v1/x is referred to {to}"):
+        Call(Request("GET", "/v1/x"), lambda _: None).finish(answer(301, location=location))
 
 
 def test_a_call_passes_its_result_on() -> None:
@@ -255,10 +265,11 @@ def test_a_step_says_all_but_the_gradients_beside_them() -> None:
         loss=np.float32(0.1),
         lr=[0.1, 1e-17],
         want_params=True,
+        dtype="F16",
     ).request
     assert (request.method, request.path) == ("PUT", "/v1/sessions/s1/steps/7")
-    assert request.query == {"loss": "0.10000000149011612", "lr": "0.1,1e-17"}
-    assert request.target == f"{request.path}?loss=0.10000000149011612&lr=0.1%2C1e-17"
+    assert request.query == {"dtype": "F16", "loss": "0.10000000149011612", "lr": "0.1,1e-17"}
+    assert request.target == f"{request.path}?dtype=F16&loss=0.10000000149011612&lr=0.1%2C1e-17"
     assert request.headers == {"Gradstep-Generation": "3"}
     assert request.accept == "application/vnd.safetensors"
     assert request.body is not None
@@ -298,6 +309,12 @@ def test_what_is_not_json_is_refused(value: Any) -> None:
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="is no address"):
         base_url(address)
+
+
+@pytest.mark.parametrize("surplus", ["?token=1", "/v1?x#y", "#part", "?", "/#"])
+def test_an_address_that_would_swallow_the_path_of_a_request_is_refused(surplus: str) -> None:
+    with pytest.raises(ValueError, match=r"it must end before its '[?#]'$"):
+        base_url(f"http://host{surplus}")
 
 
 def test_the_path_of_an_address_is_kept() -> None:

@@ -129,13 +129,14 @@ def test_a_closed_client_sends_nothing(monkeypatch: pytest.MonkeyPatch, *, avail
     async def later() -> None:
         async with gradstep.AsyncClient("http://127.0.0.1:1") as client:
             pass
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(gradstep.ClientClosed, match="closed; make another one"):
             await client.schedulers()
 
     with gradstep.Client("http://127.0.0.1:1") as client:
         pass
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(gradstep.ClientClosed, match="closed; make another one") as caught:
         client.schedulers()
+    assert isinstance(caught.value, RuntimeError)
     asyncio.run(later())
 
 

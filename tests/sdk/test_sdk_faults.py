@@ -102,6 +102,35 @@ def test_a_step_is_taken_once_whatever_is_lost(
     assert session.history().step.tolist() == [1]
 
 
+@pytest.mark.parametrize("losses", [[], ["answer"], ["half", "503", "answer"]], ids=str)
+def test_a_step_that_is_replayed_rounds_its_parameters_as_it_would_have(
+    client: gradstep.Client, network: Lossy, losses: list[str]
+) -> None:
+    start = {"w": np.linspace(0.1, 1, 7, dtype=np.float32)}
+    session = client.sessions.create(optimizer="AdamW", params=start)
+    network.losses = list(losses)
+    stepped = session.step(start, dtype="BF16")
+    assert session.last_receipt is not None
+    assert session.last_receipt.replayed == bool(losses)
+    again = client.sessions.resume(session.id)
+    again.rewind(0)
+    assert stepped["w"].tobytes() == again.step(start, dtype="BF16")["w"].tobytes()
+    assert stepped["w"].tobytes() != again.params()["w"].tobytes()
+
+
+def test_a_step_may_be_repeated_with_parameters_of_another_width(
+    client: gradstep.Client, network: Lossy
+) -> None:
+    """What is returned is no part of the step, so that asking for it otherwise is no conflict."""
+    session = client.sessions.create(optimizer="AdamW", params=PARAMS)
+    other = client.sessions.resume(session.id)
+    wide = session.step(GRADS)
+    narrow = other.step(GRADS, dtype="F16")
+    assert other.last_receipt is not None
+    assert (other.last_receipt.replayed, other.position) == (True, 1)
+    assert np.array_equal(narrow["w"], wide["w"].astype(np.float16))
+
+
 def test_a_large_body_is_sent_again_from_its_beginning(
     client: gradstep.Client, network: Lossy
 ) -> None:

@@ -19,6 +19,8 @@ from gradstep import _retry
 from gradstep_server.app import create_app
 from gradstep_server.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("direct")
+
 README = Path(__file__).parents[2] / "clients" / "python" / "README.md"
 
 
@@ -56,12 +58,6 @@ def server() -> Iterator[Running]:
     running = Running().start()
     yield running
     running.stop()
-
-
-@pytest.fixture(autouse=True)
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy stands between this machine and itself."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def large() -> dict[str, np.ndarray[tuple[int], np.dtype[np.float32]]]:

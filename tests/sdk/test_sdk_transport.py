@@ -13,6 +13,7 @@ import pytest
 from scripted_server import PATIENCE, Script, ScriptedServer, answers, received
 from wire_clients import FORMS, Fetched, fetching, loopback
 
+import gradstep
 from gradstep._connection import MAX_INTERIM
 from gradstep._http1 import MAX_HEAD
 
@@ -92,44 +93,51 @@ def test_an_answer_without_a_body_ends_with_its_head(form: str, method: str, hea
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "when"),
     [
-        b"",
-        b"HTTP/1.1 200 OK\r\nContent-Le",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n012345678",
-        CHUNKS + b"5\r\n0123",
-        CHUNKS + b"4\r\n0123\r\n",
-        CHUNKS + b"0\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n",
+        (b"", "before it answered"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "within its answer"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n012345678", "within its answer"),
+        (CHUNKS, "within its answer"),
+        (CHUNKS + b"5\r\n0123", "within its answer"),
+        (CHUNKS + b"4\r\n0123\r\n", "within its answer"),
+        (CHUNKS + b"0\r\n", "within its answer"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", "before it answered"),
     ],
     ids=repr,
 )
-def test_an_answer_that_ends_early_is_an_error(form: str, text: bytes) -> None:
-    with pytest.raises(httpx.RemoteProtocolError, match="closed the connection"):
+def test_an_answer_that_ends_early_is_an_error(form: str, text: bytes, when: str) -> None:
+    with pytest.raises(httpx.RemoteProtocolError, match=f"closed the connection {when}"):
         exchanged(form, answers(text))
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "why"),
     [
-        CHUNKS + b"4\r\n01234\r\n0\r\n\r\n",
-        CHUNKS + b"4;" + b"x" * 1000 + b"\r\n",
-        CHUNKS + b"0\r\n" + b"T: x\r\n" * MAX_HEAD,
-        b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * MAX_HEAD,
-        b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_INTERIM + 1) + OK,
-        b"<html>no HTTP at all</html>\r\n\r\n",
+        (CHUNKS + b"4\r\n01234\r\n0\r\n\r\n", "a chunk is longer than it announced"),
+        (CHUNKS + b"4;" + b"x" * 1000 + b"\r\n", "a chunk's size.* has no end"),
+        (CHUNKS + b"0\r\n" + b"T: x\r\n" * MAX_HEAD, "follows the last chunk, has no end"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * MAX_HEAD + b"\r\n\r\n", "head is longer than 65536"),
+        (b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * MAX_HEAD, "head is longer than 65536 bytes"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * (MAX_INTERIM + 1) + OK, "answer without end"),
+        (b"<html>no HTTP at all</html>\r\n\r\n", "no status line: '<html>no HTTP"),
     ],
     ids=["chunk", "extension", "trailers", "header", "headers", "interim", "page"],
 )
-def test_an_answer_in_doubt_or_without_bounds_is_an_error(form: str, text: bytes) -> None:
+def test_an_answer_in_doubt_or_without_bounds_is_an_error(form: str, text: bytes, why: str) -> None:
     def run(connection: socket.socket) -> None:
         received(connection)
         with suppress(OSError):  # the client may have seen enough before it has all
             connection.sendall(text)
 
-    with pytest.raises(httpx.RemoteProtocolError):
+    with pytest.raises(httpx.RemoteProtocolError, match=why):
         exchanged(form, run)
+
+
+def test_an_answer_that_announces_more_than_memory_holds_is_told(form: str) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000000\r\n\r\n"
+    with pytest.raises(gradstep.AnswerMalformed, match="announces 100000000000000 bytes"):
+        exchanged(form, answers(head))
 
 
 def test_a_head_as_long_as_it_may_be_is_read(form: str) -> None:

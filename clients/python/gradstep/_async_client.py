@@ -21,7 +21,8 @@ class AsyncClient:
     ``async with gradstep.AsyncClient("http://127.0.0.1:8000") as client: …``
     closes it at the end. Every method is that of `Client` with the same
     arguments, awaited; ``sessions.list()`` is an asynchronous iterator. Tasks
-    may share a client, but not a session.
+    may share a client, but not a session; so may event loops, one after another
+    or each in a thread.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from gradstep._tracked import TrackedSession
 from gradstep._types import (
     UNSET,
     Curve,
+    Dtype,
     EpochReceipt,
     History,
     Params,
@@ -42,9 +43,10 @@ class AsyncSession(TrackedSession):
         *,
         loss: SupportsFloat | None = None,
         lr: float | Sequence[float] | None = None,
+        dtype: Dtype | None = None,
     ) -> Params:
         """Take the next step and return the parameters after it."""
-        call = self._step_call(grads, loss=loss, lr=lr, want_params=True)
+        call = self._step_call(grads, loss=loss, lr=lr, want_params=True, dtype=dtype)
         return (await self._sender.send(call)).params
 
     async def step_receipt(
@@ -66,9 +68,9 @@ class AsyncSession(TrackedSession):
         """End the epoch, which moves a schedule that counts epochs."""
         return await self._sender.send(self._end_epoch_call(metric))
 
-    async def params(self, step: int | None = None) -> Params:
+    async def params(self, step: int | None = None, *, dtype: Dtype | None = None) -> Params:
         """Return the parameters by name, empty if there are none yet."""
-        return await self._sender.send(self._params_call(step))
+        return await self._sender.send(self._params_call(step, dtype))
 
     async def set_params(self, params: Mapping[str, TensorLike]) -> SessionInfo:
         """Set the initial parameters of a session that was created without any."""

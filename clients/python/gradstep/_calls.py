@@ -225,14 +225,15 @@ def _put_tensors(session_id: str, part: str, body: Body, generation: int) -> Cal
     return Call(Request("PUT", path, headers=_fence(generation), body=body), _describe)
 
 
-def get_params(session_id: str, *, step: int | None) -> Call[Place]:
+def get_params(session_id: str, *, step: int | None, dtype: Dtype | None) -> Call[Place]:
     """Download the parameters of a session, as they stand or as right after a step."""
 
     def read(answer: Answer) -> Place:
         return Place(_answers.tensors(answer)[0], *_answers.place(answer))
 
     path = f"{session_path(session_id)}/params"
-    return Call(Request("GET", path, accept=SAFETENSORS, query=_at(step)), read)
+    query = _at(step) | _rounded_to(dtype)
+    return Call(Request("GET", path, accept=SAFETENSORS, query=query), read)
 
 
 def get_state(session_id: str, *, step: int | None) -> Call[State]:
@@ -245,6 +246,10 @@ def _at(step: int | None) -> dict[str, str]:
     return {} if step is None else {"step": str(step)}
 
 
+def _rounded_to(dtype: Dtype | None) -> dict[str, str]:
+    return {} if dtype is None else {"dtype": dtype}
+
+
 def step(
     session_id: str,
     n: int,
@@ -254,9 +259,10 @@ def step(
     loss: SupportsFloat | None,
     lr: float | Sequence[float] | None,
     want_params: bool,
+    dtype: Dtype | None,
 ) -> Call[Stepped]:
     """Take step `n`; without `want_params` its receipt comes alone."""
-    query = {} if want_params else {"return": "receipt"}
+    query = _rounded_to(dtype) if want_params else {"return": "receipt"}
     if loss is not None and math.isfinite(loss):
         query["loss"] = repr(float(loss))
     if lr is not None:

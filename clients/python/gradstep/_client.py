@@ -41,14 +41,15 @@ class Client:
             api_key: What ``gradstep-server keys create`` has printed; by default the
                 environment's ``GRADSTEP_API_KEY``. It is sent with every request.
             timeout: The seconds that connecting, and every pause within a
-                request or an answer, may take.
+                request or an answer, may take; ``math.inf`` for no limit.
             max_retries: How often a call is repeated if no answer comes or the
                 server is busy (408, 429, 502, 503, 504).
             transport: What carries the requests instead of the network.
 
         Raises:
-            ValueError: The address is none of an HTTP server, or there is none; or
-                the key can be none.
+            TypeError: The timeout is no number.
+            ValueError: The address is none of an HTTP server, or there is none; the
+                key can be none; or the timeout is negative or NaN.
         """
         self._sender = Sender(address, uds, api_key, timeout, max_retries, transport)
         self.schedules = Schedules(self._sender)

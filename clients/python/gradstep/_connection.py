@@ -59,6 +59,7 @@ class Connection:
         self._end = 0
         self._method = ""
         self._interim = 0
+        self._answered = False
         self._framing = 0
         self._left = 0
         self._within_chunks = False
@@ -81,6 +82,7 @@ class Connection:
         """
         self._method = outgoing.method
         self._interim = 0
+        self._answered = False
         head: Head | None = None
         broken: httpx.WriteError | None = None
         try:
@@ -96,6 +98,7 @@ class Connection:
             if broken is None:
                 raise
             raise broken from None
+        self._answered = True
         self._framing = head.length
         self._left = max(head.length, 0)
         self._within_chunks = False
@@ -149,7 +152,10 @@ class Connection:
 
     async def _next_head(self) -> Head | None:
         """Return the next head, None if it is one before the answer's."""
-        head = _http1.answer_head(await self._until(HEAD_END, MAX_HEAD), self._method)
+        text = await self._until(
+            HEAD_END, MAX_HEAD, f"the answer's head is longer than {MAX_HEAD} bytes"
+        )
+        head = _http1.answer_head(text, self._method)
         if not head.interim:
             return head
         self._interim += 1
@@ -158,23 +164,25 @@ class Connection:
         return None
 
     async def _next_chunk(self) -> None:
-        if self._within_chunks and await self._until(LINE_END, len(LINE_END)):
-            raise httpx.RemoteProtocolError("a chunk is longer than it announced")
+        if self._within_chunks:
+            await self._until(LINE_END, len(LINE_END), "a chunk is longer than it announced")
         self._within_chunks = True
-        self._left = _http1.chunk_size(await self._until(LINE_END, MAX_CHUNK_LINE))
+        endless = "a chunk's size, or what follows the last chunk, has no end"
+        self._left = _http1.chunk_size(await self._until(LINE_END, MAX_CHUNK_LINE, endless))
         if self._left:
             return
         room = MAX_HEAD
-        while trailer := await self._until(LINE_END, room):
+        while trailer := await self._until(LINE_END, room, endless):
             room -= len(trailer)
         self._framing = 0
 
-    async def _until(self, mark: bytes, limit: int) -> bytes:
+    async def _until(self, mark: bytes, limit: int, otherwise: str) -> bytes:
         """Take the bytes before a mark, and the mark.
 
         Args:
             mark: What ends them.
             limit: How many bytes there may be, the mark included.
+            otherwise: What it means if there are more.
         """
         begin = self._begin
         while (found := self._buffer.find(mark, begin, self._end)) < 0:
@@ -186,7 +194,7 @@ class Connection:
             begin -= moved - self._begin
             self._came(await self._wire.receive(room))
         if found < 0 or found + len(mark) - self._begin > limit:
-            raise httpx.RemoteProtocolError(f"no end within the {limit} bytes that a head may have")
+            raise httpx.RemoteProtocolError(otherwise)
         text = bytes(self._buffer[self._begin : found])
         self._begin = found + len(mark)
         return text
@@ -201,7 +209,9 @@ class Connection:
 
     def _came(self, received: int) -> None:
         if not received:
-            raise httpx.RemoteProtocolError("the server closed the connection before it answered")
+            begun = self._answered or self._begin < self._end
+            when = "within its answer" if begun else "before it answered"
+            raise httpx.RemoteProtocolError(f"the server closed the connection {when}")
         self._end += received
 
     def _take(self, room: memoryview) -> int:

@@ -139,10 +139,25 @@ class Inbox:
         length: int | None,
         reused: Reused,
     ) -> None:
+        """Begin with an empty buffer.
+
+        Args:
+            status: The answer's status.
+            headers: Its headers, by names in lower case.
+            length: The bytes of its body; None if that is not known.
+            reused: Where memory for it is lent.
+
+        Raises:
+            AnswerMalformed: There is no memory for so many bytes.
+        """
         self._status = status
         self._headers = headers
         self._fixed = length is not None
-        self._buffer = np.empty(BLOCK, np.uint8) if length is None else reused.take(length)
+        try:
+            self._buffer = np.empty(BLOCK, np.uint8) if length is None else reused.take(length)
+        except (MemoryError, OverflowError, ValueError) as error:
+            msg = f"the answer announces {length} bytes, for which there is no memory"
+            raise AnswerMalformed(msg) from error
         self._filled = 0
 
     def write(self, chunk: bytes) -> None:
@@ -264,7 +279,7 @@ def problem_of(answer: Answer, request: Request) -> Problem:
     faults = said.pop("errors", None)
     return Problem(
         status=answer.status,
-        detail=str(said.pop("detail", None) or f"{request.method} {request.path} failed"),
+        detail=str(said.pop("detail", None) or _unexplained(answer, request)),
         code=_text(said.pop("code", None)),
         pointer=_text(said.pop("pointer", None)),
         errors=tuple(
@@ -276,6 +291,15 @@ def problem_of(answer: Answer, request: Request) -> Problem:
         retry_after=retry_after(answer.headers.get("retry-after")),
         extra={key: value for key, value in said.items() if key not in {"type", "title", "status"}},
     )
+
+
+def _unexplained(answer: Answer, request: Request) -> str:
+    """Return what to say of a refusal that says nothing itself."""
+    asked = f"{request.method} {request.path}"
+    if not httpx.codes.is_redirect(answer.status):
+        return f"{asked} failed"
+    to = answer.headers.get("location") or "another address, which it does not name"
+    return f"{asked} is referred to {to}: give the client the address where gradstep-server answers"
 
 
 def _text(value: object) -> str | None:

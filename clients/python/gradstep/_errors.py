@@ -3,6 +3,7 @@
 GradstepError
 ├── ConnectionFailed              no answer came, after all retries
 ├── AnswerMalformed               an answer came that no gradstep server sends
+├── ClientClosed                  a call came after `close`; also a RuntimeError
 └── ApiError                      the server answered with a problem
     ├── BadRequest                400
     │   ├── MalformedRequest      malformed-request
@@ -81,6 +82,10 @@ class ConnectionFailed(GradstepError):
 
 class AnswerMalformed(GradstepError):
     """Raised when an answer cannot be read, such as the page of a proxy."""
+
+
+class ClientClosed(GradstepError, RuntimeError):
+    """Raised when a client that was closed, or a session of its, is to send or repeat a call."""
 
 
 class ApiError(GradstepError):

@@ -18,11 +18,12 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import aclosing
+from datetime import datetime
 from types import TracebackType
-from typing import Any, NamedTuple, Self, SupportsFloat, TypeAlias, cast
+from typing import Any, NamedTuple, Self, SupportsFloat, SupportsIndex, TypeAlias, cast
 
 from gradstep._async_session import AsyncSession
-from gradstep._types import Params, Receipt, TensorLike
+from gradstep._types import Dtype, Params, Receipt, TensorLike
 
 
 class Step(NamedTuple):
@@ -32,6 +33,7 @@ class Step(NamedTuple):
     grads: Mapping[str, TensorLike]
     loss: SupportsFloat | None = None
     lr: float | Sequence[float] | None = None
+    dtype: Dtype | None = None
 
 
 class Stepped(NamedTuple):
@@ -89,7 +91,12 @@ class Pipeline:
     begins, and those under way are answered. The failure is raised after the
     last result, or where the block ends. If the task is cancelled, so are the
     steps under way: each may or may not have been taken, and taking it again
-    with the same gradients finds it or takes it, as always.
+    with the same gradients finds it or takes it, as always. An asynchronous
+    generator is closed before the block is left, wherever it stands.
+
+    What the block itself raises goes on as it is, and not in a group as from a
+    TaskGroup: an ``except`` around the block finds it whether or not a step has
+    failed too. What failed beside it stands in its notes, one for each session.
 
     It is a block around a loop, for the steps under way need an end that waits
     for them; and it is fed instead of called, for so it can wait with the next
@@ -106,8 +113,11 @@ class Pipeline:
                 the next. With 1, the source may rely on all that the loop has done.
 
         Raises:
-            ValueError: The limit is less than 1.
+            TypeError: The limit is no whole number.
+            ValueError: It is less than 1.
         """
+        if not isinstance(limit, SupportsIndex):
+            raise TypeError(f"the limit must be a whole number, got {limit!r}")
         if limit < 1:
             raise ValueError(f"the limit must be at least 1, got {limit}")
         self._source = steps
@@ -117,6 +127,7 @@ class Pipeline:
         self._entered = False
         self._running: dict[asyncio.Task[None], AsyncSession | None] = {}
         self._last: dict[AsyncSession, asyncio.Task[None]] = {}
+        self._known: dict[tuple[str, datetime], AsyncSession] = {}
         self._errors: dict[str, Exception] = {}
         self._source_error: Exception | None = None
         self._ending = False
@@ -159,6 +170,8 @@ class Pipeline:
             for task in self._running:
                 task.cancel()
             await self._ended()
+            if exc is not None:
+                self._add_notes(exc)
         if exc is None:
             self._raise_errors()
 
@@ -169,11 +182,23 @@ class Pipeline:
                 step = await anext(steps, None)
                 if step is None:
                     return
-                _require_async(step.session)
+                self._check(step.session)
                 before = self._last.get(step.session)
                 self._last[step.session] = self._run(self._take(step, before), step.session)
                 # A source that never waits would keep what has begun from being sent.
                 await asyncio.sleep(0)
+
+    def _check(self, session: object) -> None:
+        if not isinstance(session, AsyncSession):
+            kind = type(session).__name__
+            raise TypeError(f"a Pipeline steps sessions of an AsyncClient, and this is a {kind}")
+        # Servers may have a session of one id each, but hardly since the same microsecond.
+        known = self._known.setdefault((session.id, session.info.created_at), session)
+        if known is not session:
+            # Neither would know of the other's steps, and take its own in their place.
+            raise ValueError(
+                f"two objects stand for session {session.id}: take all of its steps by one of them"
+            )
 
     async def _take(self, step: Step, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -181,7 +206,7 @@ class Pipeline:
         if self._ending:
             return
         session = step.session
-        params = await session.step(step.grads, loss=step.loss, lr=step.lr)
+        params = await session.step(step.grads, loss=step.loss, lr=step.lr, dtype=step.dtype)
         receipt = cast("Receipt", session.last_receipt)  # which is that of this step
         self._results.put_nowait(Stepped(session, params, receipt))
 
@@ -235,17 +260,24 @@ class Pipeline:
         if source_error is not None:
             raise source_error
 
+    def _add_notes(self, exc: BaseException) -> None:
+        """Say beside what the block raised what went wrong too."""
+        failed = {error.__notes__[-1]: error for error in self._errors.values()}
+        if self._source_error is not None:
+            failed["in the source of the steps"] = self._source_error
+        for where, error in failed.items():
+            exc.add_note(f"failed too, {where}: {type(error).__name__}: {error}")
+
 
 async def _each(steps: Steps | AsyncSteps) -> AsyncGenerator[Step, None]:
-    if isinstance(steps, AsyncIterable):
-        async for step in steps:
-            yield Step(*step)
-    else:
+    if not isinstance(steps, AsyncIterable):
         for step in steps:
             yield Step(*step)
-
-
-def _require_async(session: object) -> None:
-    if not isinstance(session, AsyncSession):
-        kind = type(session).__name__
-        raise TypeError(f"a Pipeline steps sessions of an AsyncClient, and this is a {kind}")
+        return
+    source = aiter(steps)
+    try:
+        async for step in source:
+            yield Step(*step)
+    finally:
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()

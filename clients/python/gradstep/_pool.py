@@ -12,6 +12,7 @@ import httpx
 
 from gradstep._connection import Connection, Outgoing
 from gradstep._http1 import Head
+from gradstep._loops import PerLoop
 from gradstep._wires import Place, Timeouts, Waiter, Wire
 
 IDLE_SECONDS = 4.0
@@ -50,24 +51,25 @@ class ThreadGate:
 
 
 class LoopGate:
-    """A gate for tasks."""
+    """A gate for the tasks of each event loop."""
 
     def __init__(self) -> None:
-        self._places = asyncio.BoundedSemaphore(MAX_CONNECTIONS)
+        self._places = PerLoop(lambda: asyncio.BoundedSemaphore(MAX_CONNECTIONS))
 
     async def enter(self, seconds: float | None) -> bool:
         """Wait for a place; return whether there was one in time."""
-        if not self._places.locked():
-            return await self._places.acquire()  # at once, with no need of a timer
+        places = self._places.get()
+        if not places.locked():
+            return await places.acquire()  # at once, with no need of a timer
         try:
             async with asyncio.timeout(seconds):
-                return await self._places.acquire()
+                return await places.acquire()
         except TimeoutError:
             return False
 
     def leave(self) -> None:
         """Give the place back."""
-        self._places.release()
+        self._places.get().release()
 
 
 class Exchanges:
@@ -88,10 +90,7 @@ class Exchanges:
 
         Raises:
             httpx.TransportError: No answer came.
-            RuntimeError: The connections were closed.
         """
-        if self._closed:
-            raise RuntimeError("the client is closed")
         if self._process != os.getpid():
             self._let_go_of_the_parents()
         if not await self._gate.enter(self._timeouts.get("pool")):

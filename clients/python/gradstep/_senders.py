@@ -7,12 +7,14 @@ import os
 import re
 import time
 from base64 import b64encode
+from numbers import Real
 from typing import TypeVar
 
 import httpx
 
 from gradstep import _transports
 from gradstep._core import Attempts, Call, Outcome, Request
+from gradstep._errors import ClientClosed
 from gradstep._transports import (
     AsyncDirectTransport,
     AsyncHttpxTransport,
@@ -23,6 +25,11 @@ from gradstep._transports import (
 from gradstep._wires import Place
 
 T = TypeVar("T")
+
+CLOSED = "the client is closed; make another one, and go on with its sessions.resume(id)"
+
+LONGEST = 1_000_000.0
+"""The longest timeout in seconds, 11 days; the system calls that wait take no more than 24."""
 
 VARIABLE = "GRADSTEP_API_KEY"
 """The variable of the environment that holds the key of a client that is given none."""
@@ -46,9 +53,14 @@ class Sender:
             HttpxTransport(server, transport) if place is None else DirectTransport(server, place)
         )
         self._max_retries = max_retries
+        self._closed = False
 
     def send(self, call: Call[T]) -> T:
-        """Return a call's result, or raise what `Attempts.conclude` raises."""
+        """Return a call's result, or raise what `Attempts.conclude` raises.
+
+        Raises:
+            ClientClosed: `close` was called before.
+        """
         attempts = Attempts(call.request, self._max_retries)
         while True:
             outcome = self._attempt(call.request)
@@ -58,6 +70,8 @@ class Sender:
             time.sleep(wait)
 
     def _attempt(self, request: Request) -> Outcome:
+        if self._closed:
+            raise ClientClosed(CLOSED)
         try:
             return self._transport.exchange(request)
         except httpx.RequestError as error:
@@ -65,6 +79,7 @@ class Sender:
 
     def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         self._transport.close()
 
 
@@ -88,9 +103,10 @@ class AsyncSender:
             else AsyncDirectTransport(server, place)
         )
         self._max_retries = max_retries
+        self._closed = False
 
     async def send(self, call: Call[T]) -> T:
-        """Return a call's result, or raise what `Attempts.conclude` raises."""
+        """Return a call's result, or raise what `Sender.send` raises."""
         attempts = Attempts(call.request, self._max_retries)
         while True:
             outcome = await self._attempt(call.request)
@@ -100,6 +116,8 @@ class AsyncSender:
             await asyncio.sleep(wait)
 
     async def _attempt(self, request: Request) -> Outcome:
+        if self._closed:
+            raise ClientClosed(CLOSED)
         try:
             return await self._transport.exchange(request)
         except httpx.RequestError as error:
@@ -107,6 +125,7 @@ class AsyncSender:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._closed = True
         await self._transport.close()
 
 
@@ -116,10 +135,11 @@ def server_at(url: httpx.URL, api_key: str | None, timeout: float | httpx.Timeou
     Args:
         url: Its address; a name and a password in it are for a proxy before the server.
         api_key: As for `authorization`.
-        timeout: The seconds for each phase.
+        timeout: As for `phases`.
 
     Raises:
-        ValueError: The key can be none, or the address has a name and a password too.
+        TypeError: A timeout is no number.
+        ValueError: A timeout can be none; or the key, or the address has a name and a password too.
     """
     headers = authorization(api_key)
     if url.userinfo:
@@ -131,7 +151,29 @@ def server_at(url: httpx.URL, api_key: str | None, timeout: float | httpx.Timeou
             raise ValueError(msg)
         basic = b64encode(f"{url.username}:{url.password}".encode()).decode("ascii")
         headers = {"Authorization": f"Basic {basic}"}
-    return Server(url, headers, httpx.Timeout(timeout))
+    return Server(url, headers, phases(timeout))
+
+
+def phases(timeout: float | httpx.Timeout | None) -> httpx.Timeout:
+    """Return the seconds that each phase may take, None where there is no limit.
+
+    Args:
+        timeout: The seconds for all of them, or for each. More than `LONGEST`, and
+            so infinity, are no limit.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative, or NaN.
+    """
+    given = httpx.Timeout(timeout).as_dict()
+    for phase, seconds in given.items():
+        if seconds is not None and not isinstance(seconds, Real):
+            raise TypeError(f"the timeout must be seconds, got {seconds!r} for {phase}")
+        if seconds is not None and not seconds >= 0:
+            raise ValueError(f"the timeout must be 0 seconds or more, got {seconds} for {phase}")
+    return httpx.Timeout(
+        **{phase: s if s is None or s <= LONGEST else None for phase, s in given.items()}
+    )
 
 
 def authorization(api_key: str | None) -> dict[str, str]:
@@ -192,5 +234,9 @@ def base_url(address: str) -> httpx.URL:
         raise ValueError(msg) from error
     if url.scheme not in {"http", "https"} or not url.host:
         msg = f"{address!r} is no address: it must begin with http:// or https:// and a host"
+        raise ValueError(msg)
+    if mark := re.search("[?#]", address):
+        # What follows is not shown, for it may be a key.
+        msg = f"the address has a query or a fragment: it must end before its {mark[0]!r}"
         raise ValueError(msg)
     return url

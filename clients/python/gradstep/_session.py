@@ -12,6 +12,7 @@ from gradstep._tracked import TrackedSession
 from gradstep._types import (
     UNSET,
     Curve,
+    Dtype,
     EpochReceipt,
     History,
     Params,
@@ -44,6 +45,7 @@ class Session(TrackedSession):
         *,
         loss: SupportsFloat | None = None,
         lr: float | Sequence[float] | None = None,
+        dtype: Dtype | None = None,
     ) -> Params:
         """Take the next step and return the parameters after it.
 
@@ -59,12 +61,16 @@ class Session(TrackedSession):
                 finite is recorded as none.
             lr: A rate for this step instead of the schedule's; one for all
                 groups, or one per group.
+            dtype: What the returned parameters are rounded to, to halve what
+                travels: F16 or BF16 in a session of F32, F32 in one of F64. Those
+                that the session keeps stay as wide as they are.
 
         Returns:
             All parameters by name. They share one buffer, which lives as long
             as any of them; BF16 comes as float32, which holds it exactly.
 
         Raises:
+            InvalidRequest: The dtype is neither the session's nor half as wide.
             PositionMismatch: Another writer moved the session; `refresh` and
                 decide again.
             StepConflict: Another writer took this step with other gradients.
@@ -73,7 +79,7 @@ class Session(TrackedSession):
             NonFiniteGradient: A gradient is not finite.
             TypeError: A gradient is no array of floating point numbers.
         """
-        call = self._step_call(grads, loss=loss, lr=lr, want_params=True)
+        call = self._step_call(grads, loss=loss, lr=lr, want_params=True, dtype=dtype)
         return self._sender.send(call).params
 
     def step_receipt(
@@ -124,7 +130,7 @@ class Session(TrackedSession):
         """
         return self._sender.send(self._end_epoch_call(metric))
 
-    def params(self, step: int | None = None) -> Params:
+    def params(self, step: int | None = None, *, dtype: Dtype | None = None) -> Params:
         """Return the parameters by name, empty if there are none yet.
 
         Like those of `step`, they share a buffer.
@@ -132,12 +138,14 @@ class Session(TrackedSession):
         Args:
             step: The step right after which they are wanted; by default the
                 present ones.
+            dtype: As for `step`.
 
         Raises:
+            InvalidRequest: The dtype is neither the session's nor half as wide.
             StepNotFound: The step has not been taken.
             StepGone: The step is no longer kept.
         """
-        return self._sender.send(self._params_call(step))
+        return self._sender.send(self._params_call(step, dtype))
 
     def set_params(self, params: Mapping[str, TensorLike]) -> SessionInfo:
         """Set the initial parameters of a session that was created without any.

@@ -14,6 +14,7 @@ from gradstep._calls import Description, EpochEnded, Place, Stepped
 from gradstep._core import Call
 from gradstep._types import (
     Curve,
+    Dtype,
     EpochReceipt,
     History,
     Params,
@@ -95,8 +96,8 @@ class TrackedSession:
         call = _calls.load_state(self.id, state, generation=self.generation)
         return call.then(self._describe)
 
-    def _params_call(self, step: int | None) -> Call[Params]:
-        call = _calls.get_params(self.id, step=step)
+    def _params_call(self, step: int | None, dtype: Dtype | None) -> Call[Params]:
+        call = _calls.get_params(self.id, step=step, dtype=dtype)
         return call.then(self._place if step is None else _params_alone)
 
     def _place(self, place: Place) -> Params:
@@ -114,6 +115,7 @@ class TrackedSession:
         loss: SupportsFloat | None,
         lr: float | Sequence[float] | None,
         want_params: bool,
+        dtype: Dtype | None = None,
     ) -> Call[Stepped]:
         call = _calls.step(
             self.id,
@@ -123,6 +125,7 @@ class TrackedSession:
             loss=loss,
             lr=lr,
             want_params=want_params,
+            dtype=dtype,
         )
         return call.then(self._stepped)
 

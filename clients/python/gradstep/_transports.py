@@ -16,6 +16,7 @@ import httpx
 from gradstep import _http1, _wires
 from gradstep._connection import Outgoing
 from gradstep._core import Answer, Inbox, Request
+from gradstep._loops import PerLoop
 from gradstep._pool import Exchanges, Gate, LoopGate, ThreadGate
 from gradstep._reused import Reused
 from gradstep._wires import LoopWaiter, Place, ThreadWaiter, Waiter, finished
@@ -137,13 +138,15 @@ class AsyncHttpxTransport:
     def __init__(self, server: Server, transport: httpx.AsyncBaseTransport | None) -> None:
         self._server = server
         self._reused = Reused()
-        self._http = httpx.AsyncClient(timeout=server.timeout, transport=transport)
+        self._http = PerLoop(lambda: httpx.AsyncClient(timeout=server.timeout, transport=transport))
 
     async def exchange(self, request: Request) -> Answer:
         """Send a request and return its answer; raise what `DirectTransport` raises."""
         body = request.body
         content = (body.if_small() or body.blocks_async()) if body else None
-        response = await self._http.send(_outgoing(self._server, request, content), stream=True)
+        response = await self._http.get().send(
+            _outgoing(self._server, request, content), stream=True
+        )
         try:
             inbox = _inbox(response, self._reused)
             async for chunk in response.aiter_bytes():
@@ -154,7 +157,7 @@ class AsyncHttpxTransport:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._http.get().aclose()
 
 
 def _outgoing(
