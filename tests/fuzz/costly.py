@@ -331,6 +331,17 @@ TABLE = (
             "GET", f"/v1/schedules/StepLR?{'&'.join(f'{i:x}=' for i in range(13_000))}", headers={}
         ),
     ),
+    *(
+        Hostile(
+            f"30,000 {what} in a curve's query",
+            lambda item=item: Sent(  # type: ignore[misc]
+                "GET",
+                f"/v1/schedules/MultiStepLR?base_lr=1&milestones={f'{item},' * 30_000}",
+                headers={},
+            ),
+        )
+        for what, item in (("letters", "a"), ("digits", "1"))
+    ),
     Hostile(
         "a rate of 60 KB in a query",
         lambda: Sent("PUT", f"{STEP}?lr={'1,' * 30_000}1", file({"w": f32(1, 2)}), SAFETENSORS),
