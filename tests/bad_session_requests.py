@@ -61,6 +61,11 @@ CREATE: dict[str, tuple[object, str]] = {
     "a group without a pattern": (_new(param_groups=[{"lr": 1}]), "/param_groups/0/match"),
     "a group of no patterns": (_new(param_groups=[{"match": []}]), "/param_groups/0/match"),
     "an empty pattern": (_new(param_groups=[{"match": [""]}]), "/param_groups/0/match/0"),
+    "257 groups": (_new(param_groups=[{"match": ["w"]}] * 257), "at most 256 items"),
+    "257 patterns of a group": (
+        _new(param_groups=[{"match": ["w"] * 257}]),
+        "/param_groups/0/match: list should have at most 256 items",
+    ),
     "no params at all": (_new(params={}), "/params"),
     "a list of params": (_new(params=[1]), "/params"),
     "a name of 201 characters": (_new(name="n" * 201), "/name"),

@@ -46,6 +46,7 @@ from gradstep_server.web.access import Services
 from gradstep_server.web.authentication import Authentication
 from gradstep_server.web.body_limit import BodyLimit
 from gradstep_server.web.errors import Draining as IsDraining
+from gradstep_server.web.head import HeadAnswers
 from gradstep_server.web.kept_answers import KeptAnswers
 from gradstep_server.web.probes import PROBES
 from gradstep_server.web.rate_limit import RateLimit
@@ -144,6 +145,7 @@ def create_app(settings: Settings) -> FastAPI:
 def _put_around(app: FastAPI, settings: Settings, rooms: Rooms, families: metrics.Families) -> None:
     """Add what every request goes through, the innermost first."""
     app.add_middleware(KeptAnswers)
+    app.add_middleware(HeadAnswers)
     app.add_middleware(BodyLimit, limit=settings.largest_body, rooms=rooms)
     if settings.rates:
         app.add_middleware(RateLimit, limits=settings.rates)

@@ -50,6 +50,12 @@ def _empty_tensors() -> bytes:
     return raw_file(b"{" + b",".join(_entry(f"t{i}") for i in range(900_000)) + b"}")
 
 
+def _miscounted() -> bytes:
+    counters = json.dumps({str(i): -1 for i in range(200_000)})
+    facts = {"format": "gradstep-state", "version": "1", "step": "3", "epoch": "0", "origin": "0"}
+    return file({"params/w": f32(1)}, {**facts, "counters": counters})
+
+
 def _nested(depth: int) -> dict[str, Any]:
     inner: dict[str, Any] = {"type": "LinearLR"}
     for _ in range(depth):
@@ -263,6 +269,10 @@ TABLE = (
         _step(lambda: file({f"t{i}": f32(1) for i in range(4_000)})),
     ),
     Hostile(
+        "200,000 wrong counters in a state",
+        lambda: Sent("PUT", f"{OTHER}/state", _miscounted(), SAFETENSORS),
+    ),
+    Hostile(
         "60 MB of empty objects",
         _step(lambda: b'{"grads": {"w": [' + b"{}," * 20_000_000 + b"{}]}}", is_json=True),
     ),
@@ -329,6 +339,12 @@ TABLE = (
         "a curve's query of 13,000 names",
         lambda: Sent(
             "GET", f"/v1/schedules/StepLR?{'&'.join(f'{i:x}=' for i in range(13_000))}", headers={}
+        ),
+    ),
+    Hostile(
+        "30,000 letters in a curve's query",
+        lambda: Sent(
+            "GET", f"/v1/schedules/MultiStepLR?base_lr=1&milestones={'a,' * 30_000}", headers={}
         ),
     ),
     Hostile(

@@ -270,6 +270,30 @@ def test_too_many_patterns_are_refused_before_any_is_tried() -> None:
 
 
 @pytest.mark.parametrize(
+    ("groups", "place"),
+    [
+        ([{"match": ["*"]}] * 257, ("param_groups",)),
+        ([{"match": ["*"]}] * 256 + [{"match": []}], ("param_groups",)),
+        ([{"match": ["*"] * 257}], ("param_groups", 0, "match")),
+        ([{"match": ["*"] * 256 + [""]}], ("param_groups", 0, "match")),
+    ],
+)
+def test_a_list_that_is_too_long_is_read_no_further(
+    groups: list[dict[str, Any]], place: tuple[str | int, ...]
+) -> None:
+    with pytest.raises(ValidationError, match="at most 256 items") as refusal:
+        config({"type": "SGD", "lr": 0.1}, param_groups=groups)
+    assert [error["loc"] for error in refusal.value.errors()] == [place]
+
+
+def test_the_schema_says_how_many_patterns_there_may_be() -> None:
+    schema = SessionConfig.model_json_schema()
+    limited = [schema["properties"]["param_groups"], schema["properties"]["freeze"]]
+    limited.append(schema["$defs"]["ParamGroup"]["properties"]["match"])
+    assert [part["maxItems"] for part in limited] == [256, 256, 256]
+
+
+@pytest.mark.parametrize(
     "sent", [{}, {"lr": None}, {"optimizer": None}, {"on_nonfinite": None}, {"freeze": None}]
 )
 def test_a_patch_that_changes_nothing_is_refused(sent: dict[str, Any]) -> None:

@@ -189,6 +189,40 @@ def test_metadata_of_no_exported_state_is_refused(changes: dict[str, Any], point
     assert [fault.pointer for fault in refusal.value.faults] == [pointer]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "pointer"),
+    [
+        ("counters", '{"a": -1, "b": -1}', "/counters/a"),
+        ("scalars", '{"a": 1, "b": 1}', "/scalars/a"),
+        ("scalars", '{"a": {"eta": -1, "mu": -1}}', "/scalars/a/eta"),
+        ("followed", '{"falls": [1, "x", "y"]}', "/followed/falls/1"),
+    ],
+)
+def test_of_much_that_is_wrong_in_metadata_the_first_is_named(
+    name: str, content: str, pointer: str
+) -> None:
+    with pytest.raises(InvalidTensors) as refusal:
+        imported({"params/w": W}, GOOD | {name: content})
+    assert [fault.pointer for fault in refusal.value.faults] == [f"/__metadata__{pointer}"]
+
+
+@pytest.mark.parametrize(
+    ("counters", "scalars", "pointer"),
+    [
+        ({"v": 1}, {}, "/counters/v"),
+        ({}, {"v": {}}, "/scalars/v"),
+        ({}, {"w": {"eta": 1.0}}, "/scalars/w/eta"),
+    ],
+)
+def test_what_fits_no_tensor_is_found_before_elements_are_read(
+    counters: dict[str, int], scalars: dict[str, dict[str, float]], pointer: str
+) -> None:
+    state = State.new(config(ADAM), 0.0)
+    with pytest.raises(InvalidTensors) as refusal:
+        state.check({"params/w": packed([1.0, np.nan])}, counters, scalars)
+    assert [fault.pointer for fault in refusal.value.faults] == [pointer]
+
+
 def test_the_footprint_is_what_a_stepped_session_takes() -> None:
     settings = config(ADAM, DType.BF16, param_groups=[{"match": ["b"], "amsgrad": True}])
     state = started(settings, packed_all({"w": np.ones((2, 2)), "b": [1.0]}, DType.BF16))

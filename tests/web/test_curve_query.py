@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import urlencode
 
 import pytest
@@ -116,3 +117,43 @@ def test_a_text_is_read_as_it_stands(text: str) -> None:
 
 def test_a_text_that_is_repeated_is_refused() -> None:
     assert _places("ExpressionLR", "base_lr=1&expression=t&expression=1") == ["/query/expression"]
+
+
+@pytest.mark.parametrize(
+    ("query", "place", "detail"),
+    [
+        ("milestones=3,x,y", "/query/milestones/1", "got 'x'"),
+        ("milestones=3&milestones=x&milestones=y", "/query/milestones/1", "got 'x'"),
+        ("milestones=3&milestones=4,5", "/query/milestones/1", "got '4,5'"),
+        ("milestones=3&steps=9,x", "/query/steps", "valid integer"),
+    ],
+)
+def test_a_list_is_wrong_at_its_first_item_that_is_a_text(
+    query: str, place: str, detail: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        _ask("MultiStepLR", f"base_lr=1&{query}")
+    (fault,) = caught.value.faults
+    assert (fault.pointer, detail in fault.detail) == (place, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "query"),
+    [
+        ("MultiStepLR", "milestones=" + "a," * 30_000),
+        ("MultiStepLR", "milestones=" + "1," * 30_000),
+        ("ReduceLROnPlateau", "metrics=" + "a," * 30_000),
+        ("ReduceLROnPlateau", "steps=" + "a," * 30_000),
+        ("ExpressionLR", "expression=a,a&" * 4_000 + "expression=a"),
+    ],
+    ids=["letters", "digits", "metrics", "no list", "repeated"],
+)
+def test_a_long_list_is_refused_in_a_moment(kind: str, query: str) -> None:
+    params = QueryParams(f"base_lr=1&{query}")
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        with pytest.raises(InvalidRequest):
+            from_query(kind, params)
+        took.append(time.process_time() - began)
+    assert min(took) < 0.015

@@ -9,6 +9,8 @@ import pytest
 import torch
 from session_app import AS_JSON, SAFETENSORS, Service, file, read_file, running
 
+FILE = SAFETENSORS["Content-Type"]
+
 VALUES = np.random.default_rng(1).standard_normal(1000)
 TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NARROWER = [("F64", "F32"), ("F32", "F16"), ("F32", "BF16")]
@@ -91,6 +93,78 @@ def test_an_unknown_dtype_is_refused(service: Service) -> None:
     path = _session(service, "F32")
     refused = service.get(f"{path}/params", params={"dtype": "F8"})
     assert (refused.status_code, refused.json()["pointer"]) == (422, "/query/dtype")
+
+
+@pytest.mark.parametrize(("own", "asked"), [*NARROWER, ("F32", "F32")])
+def test_the_media_type_may_name_the_dtype_and_then_does(
+    service: Service, own: str, asked: str
+) -> None:
+    path = _session(service, own)
+    accept = {"Accept": f"{FILE}; dtype={asked}"}
+    by_query = service.get(f"{path}/params", params={"dtype": asked})
+    by_media_type = service.get(f"{path}/params", headers=accept)
+    assert by_query.headers["Content-Type"] == FILE
+    assert by_media_type.headers["Content-Type"] == f"{FILE}; dtype={asked}"
+    assert by_media_type.content == by_query.content
+
+    grads = file({"w": np.zeros(1000, np.float32)})
+    put = service.put(f"{path}/steps/1", content=grads, headers={**SAFETENSORS, **accept})
+    post = service.post(f"{path}/steps", content=grads, headers={**SAFETENSORS, **accept})
+    for stepped in (put, post):
+        assert stepped.status_code == 201
+        assert stepped.headers["Content-Type"] == f"{FILE}; dtype={asked}"
+        assert _bits(stepped.content) == _bits(by_query.content)
+
+
+@pytest.mark.parametrize(("own", "asked"), [*OTHERS, ("F32", "F8"), ("F32", "")])
+def test_a_media_type_with_another_dtype_is_not_acceptable(
+    service: Service, own: str, asked: str
+) -> None:
+    path = _session(service, own)
+    before = service.get(path).content
+    accept = {"Accept": f"{FILE}; dtype={asked}"}
+    for refused in (
+        service.get(f"{path}/params", headers=accept),
+        service.put(f"{path}/steps/1", json={"grads": {"w": [0.0] * 1000}}, headers=accept),
+    ):
+        assert (refused.status_code, refused.json()["code"]) == (406, "not-acceptable")
+        assert f"{FILE}; dtype={own}" in refused.json()["detail"]
+    assert service.get(path).content == before
+
+
+@pytest.mark.parametrize(
+    ("accept", "told", "dtype"),
+    [
+        (f"{FILE};dtype=F8, {FILE};q=0.5", FILE, "F32"),
+        (f"{FILE};dtype=BF16, {FILE}", f"{FILE}; dtype=BF16", "BF16"),
+        (f"{FILE};dtype=F16;q=0.5, {FILE};dtype=BF16", f"{FILE}; dtype=BF16", "BF16"),
+        (f"{FILE};dtype=BF16;q=0.1, {FILE}", FILE, "F32"),
+        ('application/octet-stream;dtype="f16"', f"{FILE}; dtype=F16", "F16"),
+        (f"application/json;q=0.5, {FILE};dtype=F16", f"{FILE}; dtype=F16", "F16"),
+    ],
+)
+def test_of_several_dtypes_the_most_wanted_is_written(
+    service: Service, accept: str, told: str, dtype: str
+) -> None:
+    answer = service.get(f"{_session(service, 'F32')}/params", headers={"Accept": accept})
+    assert (answer.headers["Content-Type"], _bits(answer.content)[0]) == (told, dtype)
+
+
+def test_a_media_type_cannot_name_another_dtype_than_the_query(service: Service) -> None:
+    path = _session(service, "F32")
+    accept = {"Accept": f"{FILE}; dtype=BF16"}
+    agreed = service.get(f"{path}/params", params={"dtype": "BF16"}, headers=accept)
+    assert (agreed.headers["Content-Type"], _bits(agreed.content)[0]) == (accept["Accept"], "BF16")
+    refused = service.get(f"{path}/params", params={"dtype": "F16"}, headers=accept)
+    assert (refused.status_code, refused.json()["code"]) == (406, "not-acceptable")
+    told = f"this address writes application/json, {FILE}, {FILE}; dtype=F16"
+    assert refused.json()["detail"] == told
+
+
+def test_a_state_is_not_narrowed(service: Service) -> None:
+    path = _session(service, "F32")
+    refused = service.get(f"{path}/state", headers={"Accept": f"{FILE}; dtype=F16"})
+    assert (refused.status_code, refused.json()["code"]) == (406, "not-acceptable")
 
 
 def test_json_holds_the_rounded_values(service: Service) -> None:

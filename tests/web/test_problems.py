@@ -135,14 +135,14 @@ def test_the_framework_fails_in_the_same_shape(
 
 def test_a_method_that_is_not_allowed_says_which_are() -> None:
     response = client().request("DELETE", "/v1/schedulers")
-    assert response.headers["Allow"] == "GET"
-    assert "allowed: GET" in response.json()["detail"]
+    assert response.headers["Allow"] == "GET, HEAD"
+    assert "allowed: GET, HEAD" in response.json()["detail"]
 
 
 def test_what_is_allowed_counts_all_routes_of_an_address() -> None:
     with running() as service:
         refused = service.request("POST", "/v1/sessions/a")
-    assert refused.headers["Allow"] == "DELETE, GET, PATCH, PUT"
+    assert refused.headers["Allow"] == "DELETE, GET, HEAD, PATCH, PUT"
 
 
 def test_other_http_errors_keep_their_status_and_sentence() -> None:

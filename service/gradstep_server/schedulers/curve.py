@@ -107,11 +107,8 @@ class Curve:
 
     def steps(self) -> Iterator[Steps]:
         """Yield the step numbers in chunks."""
-        for begin in range(0, len(self.points), CHUNK):
-            points = self.points[begin : begin + CHUNK]
-            if isinstance(points, range):
-                points = np.arange(points.start, points.stop, points.step)
-            yield points
+        for begin in range(0, len(self), CHUNK):
+            yield self._points_at(np.arange(begin, min(begin + CHUNK, len(self))))
 
     def places(self) -> Iterator[Places]:
         """Yield where in the loop each step begins, in the loop's unit, in chunks."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, ConfigDict
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from gradstep_server.kinds import Count, Real
@@ -42,7 +42,7 @@ class Followed:
     cooling: Count = 0
     """How many of the next measurements are passed over."""
 
-    falls: Annotated[tuple[Count, ...], AfterValidator(_rising)] = ()
+    falls: Annotated[tuple[Count, ...], Field(fail_fast=True), AfterValidator(_rising)] = ()
     """Each t from which on the rate is one step lower."""
 
     @cached_property

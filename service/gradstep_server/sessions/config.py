@@ -53,7 +53,7 @@ Pattern = Annotated[
     str, StringConstraints(min_length=1, max_length=500), AfterValidator(_few_stars)
 ]
 
-Frozen = Annotated[list[Pattern], Field(max_length=MAX_PATTERNS, fail_fast=True)]
+FewPatterns = Annotated[list[Pattern], Field(max_length=MAX_PATTERNS, fail_fast=True)]
 
 Retain = Literal["none", "all"] | Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
 
@@ -73,7 +73,7 @@ class ParamGroup(_ConfigModel):
 
     __pydantic_extra__: dict[str, Any] = Field(init=False)
 
-    match: Annotated[list[Pattern], Field(min_length=1, fail_fast=True)]
+    match: Annotated[FewPatterns, Field(min_length=1)]
     """Patterns over tensor names: `*` is any text, `?` any character, and every
     other character is itself. Overrides such as `lr` or `weight_decay` stand
     beside it."""
@@ -123,12 +123,14 @@ class SessionConfig(_ConfigModel):
     A scheduler that follows a metric needs epochs, which bring it."""
 
     param_groups: Annotated[
-        list[ParamGroup], Field(fail_fast=True), AfterValidator(_few_patterns)
+        list[ParamGroup],
+        Field(max_length=MAX_PATTERNS, fail_fast=True),
+        AfterValidator(_few_patterns),
     ] = Field(default_factory=list)
     """Groups of tensors with hyperparameters of their own. A tensor belongs to
     the first group that matches it, otherwise to group 0, the optimizer's own."""
 
-    freeze: Frozen = Field(default_factory=list)
+    freeze: FewPatterns = Field(default_factory=list)
     """Patterns, as in a group's `match`, of tensors that are not stepped: a gradient of
     theirs is ignored."""
 
@@ -183,7 +185,7 @@ class Changes(_ConfigModel):
     weight_decay_scheduler: Scheduler | None = None
     """A new schedule of the weight decay, likewise."""
 
-    freeze: Frozen = Field(default_factory=list)
+    freeze: FewPatterns = Field(default_factory=list)
     """New patterns instead of the old ones; none steps every tensor again."""
 
     accumulate: Accumulate | None = None

@@ -257,17 +257,17 @@ class State:
             InvalidTensors: a dtype is too wide, or a slot or a scalar fits no parameter.
         """
         found = _by_name(tensors)
+        for name in counters.keys() - found.keys():
+            raise _misfit("counts the steps of no tensor", "counters", name)
+        for name in scalars.keys() - found.keys():
+            raise _misfit("belongs to no tensor", "scalars", name)
         groups = self.groups.assign(found)
         for name, slots in found.items():
             optimizer = self.groups.optimizers[groups[name]]
             kept = scalars.get(name, {})
             stepped = len(slots) > 1 or counters.get(name, 0) > 0 or bool(kept)
-            _check(name, slots, optimizer, self.master, stepped=stepped)
             _check_scalars(name, kept, optimizer, stepped=stepped)
-        for name in counters.keys() - found.keys():
-            raise _misfit("counts the steps of no tensor", "counters", name)
-        for name in scalars.keys() - found.keys():
-            raise _misfit("belongs to no tensor", "scalars", name)
+            _check(name, slots, optimizer, self.master, stepped=stepped)
 
     def fill(
         self,

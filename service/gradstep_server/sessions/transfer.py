@@ -152,6 +152,10 @@ _Position = Annotated[Count, Field(le=MAX_COUNT // 2)]
 """A count that leaves room for as many steps again."""
 
 
+_FirstFault = Field(fail_fast=True)
+"""Of thousands that are wrong, to describe each would take a second."""
+
+
 class _Metadata(BaseModel):
     """What `exported` writes, read back; the configuration is the session's own."""
 
@@ -160,12 +164,14 @@ class _Metadata(BaseModel):
     step: Json[_Position]
     epoch: Json[_Position]
     origin: Json[_Position]
-    counters: Json[dict[str, _Position]]
+    counters: Json[Annotated[dict[str, _Position], _FirstFault]]
     decay_origin: Json[_Position] = 0
     updates: Json[_Position] | None = None
     accumulated: Json[_Position] = 0
     followed: Json[Followed] = NOTHING
-    scalars: Json[dict[str, dict[str, NonNegative]]] = {}
+    scalars: Json[
+        Annotated[dict[str, Annotated[dict[str, NonNegative], _FirstFault]], _FirstFault]
+    ] = {}
 
 
 def imported(tensors: Tensors, metadata: dict[str, str]) -> StateFile:

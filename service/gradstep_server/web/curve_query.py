@@ -124,21 +124,34 @@ def _parse_spec(spec: str, kind_name: str) -> JsonValue:
 
 
 def _value(name: str, texts: list[str]) -> JsonValue:
-    values = [_one(name, text) for text in texts]
-    return values[0] if len(values) == 1 else values
-
-
-def _one(name: str, text: str) -> JsonValue:
+    if len(texts) > 1:
+        return _items(name, texts)
+    (text,) = texts
     try:
-        value: JsonValue = orjson.loads(text)
+        return _json(name, text)
     except orjson.JSONDecodeError:
-        return [_one(name, part) for part in text.split(",")] if "," in text else text
+        return _items(name, text.split(",")) if "," in text else text
+
+
+def _items(name: str, texts: list[str]) -> list[JsonValue]:
+    """Read the items of a list up to the first that is no JSON, for which all of it is refused."""
+    items: list[JsonValue] = []
+    for text in texts:
+        try:
+            items.append(_json(name, text))
+        except orjson.JSONDecodeError:
+            return [*items, text]
+    return items
+
+
+def _json(name: str, text: str) -> JsonValue:
+    value: JsonValue = orjson.loads(text)
     _refuse_repeated(f"/query/{name}", text)
     return value
 
 
 def _refuse_repeated(at: str, text: str) -> None:
-    if repeated := find_repeated(text.encode()):
+    if "{" in text and (repeated := find_repeated(text.encode())):
         name = repeated[1]
         raise InvalidRequest(
             Fault(at, f"the name {name[:100]!r} stands in its object for the second time")

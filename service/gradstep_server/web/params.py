@@ -29,12 +29,12 @@ from gradstep_server.web.sessions import REPLAYED, shown
 from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import (
     Narrowed,
+    chosen,
     file_answer,
     params_answer,
     require_file,
     require_half,
     require_small,
-    wants_json,
 )
 from gradstep_server.web.tensor_bodies import FILE, ParamsBody
 
@@ -89,12 +89,13 @@ async def put_params(
 async def get_params(
     request: Request, ref: RefOf, services: ServicesOf, step: At = None, dtype: Narrowed = None
 ) -> Response:
-    require_half(await services.sessions.dtype(ref), dtype)
-    as_json = wants_json(request, default=False)
-    if as_json:  # refused before a past state is made again
+    own = await services.sessions.dtype(ref)
+    require_half(own, dtype)
+    form = chosen(request, own, dtype, json_first=False)
+    if form.json:  # refused before a past state is made again
         await require_small(request, await services.sessions.elements(ref))
-    params = await services.sessions.params(ref, step, dtype)
-    return await params_answer(params, as_json=as_json)
+    params = await services.sessions.params(ref, step, form.dtype)
+    return await params_answer(params, form)
 
 
 @router.put(

@@ -232,12 +232,13 @@ def _allowed(request: Request) -> list[str]:
     """Return the methods of all routes of an address; Starlette knows only the first one's."""
     app: FastAPI = request.app
     paths: Mapping[str, Mapping[str, object]] = app.openapi()["paths"]
-    return sorted(
+    allowed = {
         method.upper()
         for template, operations in paths.items()
         if re.fullmatch(_PARAMETER.sub("[^/]+", template), request.url.path)
         for method in operations
-    )
+    }
+    return sorted(allowed | ({"HEAD"} if "GET" in allowed else set()))
 
 
 async def _disconnected(request: Request, error: Exception) -> Response:  # noqa: ARG001 - Starlette calls with both

@@ -36,11 +36,11 @@ from gradstep_server.web.problems import BODY_FAILS, responses
 from gradstep_server.web.strict_route import Decimal, StrictRoute
 from gradstep_server.web.tensor_answers import (
     Narrowed,
+    chosen,
     json_answer,
     require_half,
     require_small,
     step_answer,
-    wants_json,
 )
 from gradstep_server.web.tensor_bodies import GradientsBody, Said
 
@@ -232,8 +232,8 @@ async def _step(
     read = await tensor_bodies.gradients(
         request, said, own.master, services.limits, services.buffers, laps
     )
-    as_json = wants_json(request, default=read.json)
-    if as_json and wanted.params:  # refused before the step is taken
+    form = chosen(request, own, wanted.dtype, json_first=read.json)
+    if form.json and wanted.params:  # refused before the step is taken
         await require_small(request, await services.sessions.elements(ref))
     stepped = await services.sessions.step(
         ref,
@@ -242,7 +242,7 @@ async def _step(
         read.asked,
         generation=generation,
         want_params=wanted.params,
-        dtype=wanted.dtype,
+        dtype=form.dtype,
         laps=laps,
     )
-    return await step_answer(stepped, as_json=as_json)
+    return await step_answer(stepped, form)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 import orjson
@@ -15,7 +17,7 @@ from gradstep_server.sessions.offload import offload
 from gradstep_server.sessions.receipts import Parameters, Stepped
 from gradstep_server.sessions.tensors import DType, Tensors
 from gradstep_server.web import nested
-from gradstep_server.web.accept import preference
+from gradstep_server.web.accept import accepted, preference, ranges
 from gradstep_server.web.access import etag
 from gradstep_server.web.body_answer import BodyAnswer, whole_answer
 from gradstep_server.web.body_limit import rooms, take_room
@@ -43,9 +45,32 @@ Narrowed = Annotated[
     Query(
         alias="dtype",
         description="The dtype to round the parameters to, half as wide as the session's own: F32 "
-        "for F64, F16 or BF16 for F32; to nearest, ties to even.",
+        "for F64, F16 or BF16 for F32; to nearest, ties to even. "
+        f"`Accept: {SAFETENSORS}; dtype=BF16` asks for the same.",
     ),
 ]
+
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an answer with tensors is written."""
+
+    media_type: str
+    """As it is told, with the dtype where Accept has named one."""
+
+    dtype: DType | None
+    """What parameters are rounded to; None for the session's own."""
+
+    json: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """Return what Accept may call it, in lowercase."""
+        if self.json:
+            return (self.media_type,)
+        name, _, parameter = self.media_type.lower().partition("; ")
+        return tuple(";".join(filter(None, (n, parameter))) for n in (name, *OTHER_NAMES))
 
 
 def require_half(own: DType, asked: DType | None) -> None:
@@ -60,17 +85,34 @@ def require_half(own: DType, asked: DType | None) -> None:
         raise InvalidRequest(Fault("/query/dtype", detail))
 
 
-def wants_json(request: Request, *, default: bool) -> bool:
-    """Whether the answer is to be JSON, by Accept, or by `default` where both are as welcome.
+def chosen(request: Request, own: DType, asked: DType | None, *, json_first: bool) -> Form:
+    """Return the form that Accept would rather have.
+
+    Args:
+        request: whose headers are looked at.
+        own: the session's dtype.
+        asked: the one that the query asks for; Accept can name no other one then.
+        json_first: whether JSON is written where it is as welcome as safetensors.
 
     Raises:
-        NotAcceptable: Accept names neither JSON nor safetensors.
+        NotAcceptable: Accept names no form that there is.
     """
-    as_json = preference(request.headers, "application/json")
-    as_file = preference(request.headers, SAFETENSORS, *OTHER_NAMES)
-    if max(as_json, as_file)[0] == 0:
-        raise NotAcceptable(f"this address writes application/json and {SAFETENSORS}")
-    return default if as_json == as_file else as_json > as_file
+    return _chosen(accepted(request.headers), own, asked, json_first=json_first)
+
+
+@lru_cache(maxsize=256)
+def _chosen(text: str, own: DType, asked: DType | None, *, json_first: bool) -> Form:
+    dtypes = [asked] if asked else [dtype for dtype in DType if own.narrows_to(dtype)]
+    forms = [Form(f"{SAFETENSORS}; dtype={dtype}", dtype) for dtype in dtypes]
+    forms.append(Form(SAFETENSORS, asked))
+    forms.insert(0 if json_first else len(forms), Form(_JSON, asked, json=True))
+    wanted = ranges(text)
+    found = [preference(wanted, *form.names()) for form in forms]
+    best = max(found)
+    if best[0] == 0:
+        told = ", ".join(sorted(form.media_type for form in forms))
+        raise NotAcceptable(f"this address writes {told}")
+    return forms[found.index(best)]
 
 
 def require_file(request: Request) -> None:
@@ -79,7 +121,7 @@ def require_file(request: Request) -> None:
     Raises:
         NotAcceptable: it does not.
     """
-    if preference(request.headers, SAFETENSORS, *OTHER_NAMES)[0] == 0:
+    if preference(ranges(accepted(request.headers)), SAFETENSORS, *OTHER_NAMES)[0] == 0:
         raise NotAcceptable(f"this address writes {SAFETENSORS} alone")
 
 
@@ -108,38 +150,41 @@ def declared(model: type[BaseModel], description: str, *statuses: int) -> dict[i
 def json_answer(content: object, headers: Mapping[str, str] | None = None) -> Response:
     """Answer with JSON, NumPy arrays as lists."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return whole_answer([body], headers, "application/json")
+    return whole_answer([body], headers, _JSON)
 
 
 def file_answer(
-    tensors: Tensors, metadata: Mapping[str, str], headers: Mapping[str, str]
+    tensors: Tensors,
+    metadata: Mapping[str, str],
+    headers: Mapping[str, str],
+    media_type: str = SAFETENSORS,
 ) -> Response:
     """Answer with a safetensors file."""
-    return BodyAnswer(safetensors.encode(tensors, metadata), headers, SAFETENSORS)
+    return BodyAnswer(safetensors.encode(tensors, metadata), headers, media_type)
 
 
-async def params_answer(params: Parameters, *, as_json: bool) -> Response:
+async def params_answer(params: Parameters, form: Form) -> Response:
     """Answer with the parameters of a session."""
     facts = {"step": params.step, "generation": params.generation}
     headers = _headers(facts)
-    if as_json:
+    if form.json:
         return await _nested_answer(facts, params.tensors, headers)
     metadata = {name: str(value) for name, value in facts.items()}
-    return file_answer(params.tensors, metadata, headers)
+    return file_answer(params.tensors, metadata, headers, form.media_type)
 
 
-async def step_answer(stepped: Stepped, *, as_json: bool) -> Response:
+async def step_answer(stepped: Stepped, form: Form) -> Response:
     """Answer with a receipt, and the parameters if they are wanted: 201, or 200 for a replay."""
     receipt, params = stepped.receipt, stepped.params
     facts = receipt.model_dump()
     headers = {**_headers(facts), "ETag": etag((receipt.generation, stepped.seq))}
     if params is None:
         answer = json_answer(facts, headers)
-    elif as_json:
+    elif form.json:
         answer = await _nested_answer(facts, params.tensors, headers)
     else:
         metadata = {"receipt": orjson.dumps(facts).decode()}
-        answer = file_answer(params.tensors, metadata, headers)
+        answer = file_answer(params.tensors, metadata, headers, form.media_type)
     answer.status_code = 200 if receipt.replayed else 201
     return answer
 
