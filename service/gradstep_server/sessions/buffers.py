@@ -22,6 +22,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -103,6 +104,15 @@ class Buffers:
 
 NOTHING_KEPT = Buffers(0)
 """Every buffer new."""
+
+
+def fill(room: memoryview, pieces: Iterable[memoryview]) -> None:
+    """Write pieces of bytes into a buffer, one behind the other; other threads run meanwhile."""
+    there, start = np.asarray(room), 0
+    for piece in pieces:
+        stop = start + piece.nbytes
+        np.copyto(there[start:stop], np.asarray(piece))
+        start = stop
 
 
 def _rounded(nbytes: int) -> int:

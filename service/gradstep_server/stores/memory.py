@@ -7,9 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import time
 
-import numpy as np
-
-from gradstep_server.sessions.buffers import SMALL, Buffers
+from gradstep_server.sessions.buffers import SMALL, Buffers, fill
 from gradstep_server.sessions.errors import IdTaken, SequenceTaken, SessionCorrupt
 from gradstep_server.sessions.offload import COPYING, offload
 from gradstep_server.sessions.store import (
@@ -91,17 +89,8 @@ async def _copied(body: Body, size: int, buffers: Buffers) -> memoryview | bytes
     if size < SMALL:
         return b"".join(body)
     copied = buffers.take(size)
-    await offload(size // (4 * COPYING), _copy, body, copied)
+    await offload(size // (4 * COPYING), fill, copied, body)
     return copied.toreadonly()
-
-
-def _copy(body: Body, room: memoryview) -> None:
-    """Write the pieces of a body one behind the other; NumPy lets others run meanwhile."""
-    there, start = np.asarray(room), 0
-    for piece in body:
-        stop = start + piece.nbytes
-        np.copyto(there[start:stop], np.asarray(piece))
-        start = stop
 
 
 _KEPT = 512 * 2**20
