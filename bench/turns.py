@@ -40,7 +40,7 @@ def turn_about(
     """
     turns = {name: turn_of(thing) for name, thing in things.items()} | dict(elsewhere or {})
     measured: dict[str, list[float]] = {name: [] for name in turns}
-    with _no_garbage_collection():
+    with no_garbage_collection():
         for number in range(rounds):
             have_at_hand(memory)
             for name in list(turns)[:: -1 if number % 2 else 1]:
@@ -79,7 +79,7 @@ def have_at_hand(nbytes: int) -> None:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keep a collection from being counted as the work of whoever it interrupts."""
     gc.collect()
     gc.disable()

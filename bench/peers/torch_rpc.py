@@ -23,7 +23,7 @@ import torch
 from torch.distributed import rpc
 
 from bench.peers.stepper import Stepper
-from bench.turns import Turn, turn_of
+from bench.turns import Turn, no_garbage_collection, turn_of
 
 PATIENCE = 120.0
 """Seconds that they have to begin, to answer, and to end."""
@@ -38,9 +38,11 @@ def far_steppers(port: int) -> Iterator[FarSteppers]:
         running.enter_context(pipe)
         processes = []
         with theirs:
-            for role in (["server"], ["caller", str(theirs.fileno())]):
+            number = theirs.fileno()
+            # The pipe is the caller's alone, so that its end is noticed when it dies.
+            for role, passed in ((["server"], []), (["caller", str(number)], [number])):
                 process = subprocess.Popen(  # noqa: S603 - this module
-                    [*command, *role], pass_fds=[theirs.fileno()]
+                    [*command, *role], pass_fds=passed
                 )
                 processes.append(running.enter_context(process))
                 running.callback(process.kill)
@@ -86,7 +88,10 @@ class FarSteppers:
     def _answer(self) -> float:
         if not self._pipe.poll(PATIENCE):
             raise TimeoutError("torch.distributed.rpc does not answer")
-        return self._pipe.recv()
+        try:
+            return self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("the caller of torch.distributed.rpc has ended") from None
 
 
 def _join(name: str, rank: int, port: int) -> None:
@@ -109,9 +114,10 @@ def _turn(elements: int) -> Turn:
 def _call(pipe: Connection[float, tuple[int, int] | None]) -> None:
     """Take the turns that are asked for, until none will be."""
     pipe.send(0.0)  # ready
-    while (asked := pipe.recv()) is not None:
-        elements, calls = asked
-        pipe.send(_turn(elements)(calls))
+    with no_garbage_collection():
+        while (asked := pipe.recv()) is not None:
+            elements, calls = asked
+            pipe.send(_turn(elements)(calls))
 
 
 def _main() -> None:

@@ -86,10 +86,12 @@ class Buffers:
 
     def _found(self, nbytes: int) -> mmap.mmap | None:
         with self._lock:
-            for block in tuple(self._free):  # the collector may add to it
-                if nbytes <= len(block) <= nbytes + nbytes // _SPARE + _ROUNDED_TO:
+            for block in tuple(self._free):  # the collector may add to it, and take from it
+                size = len(block)
+                fits = nbytes <= size <= nbytes + nbytes // _SPARE + _ROUNDED_TO
+                if fits and block in self._free:
                     self._free.remove(block)
-                    self._kept -= len(block)
+                    self._kept -= size
                     return block
         return None
 
