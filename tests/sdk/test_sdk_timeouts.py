@@ -1,4 +1,4 @@
-"""What a timeout may be, and that there may be none."""
+"""What a timeout may be, and that there may be none; and how often a call is repeated."""
 
 from __future__ import annotations
 
@@ -47,3 +47,19 @@ def test_there_may_be_no_limit(
     with gradstep.Client(service.url, timeout=timeout) as client:
         assert client.schedulers()
     assert asyncio.run(later())
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("count", [None, "2", 1.5, math.nan], ids=str)
+def test_a_number_of_retries_that_is_no_whole_number_is_refused(
+    client: Callable[..., object], count: Any
+) -> None:
+    """It would be found only when an answer is lost, and NaN never ends."""
+    with pytest.raises(TypeError, match="max_retries must be a whole number, got"):
+        client("http://localhost", max_retries=count)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_negative_number_of_retries_is_refused(client: Callable[..., object]) -> None:
+    with pytest.raises(ValueError, match="max_retries must be 0 or more, got -1"):
+        client("http://localhost", max_retries=-1)

@@ -54,7 +54,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that carries a call closes when that has ended."""
         await self._sender.close()
 
     async def schedulers(self) -> list[Kind]:

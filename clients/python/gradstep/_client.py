@@ -47,9 +47,9 @@ class Client:
             transport: What carries the requests instead of the network.
 
         Raises:
-            TypeError: The timeout is no number.
+            TypeError: The timeout is no number, or `max_retries` no whole one.
             ValueError: The address is none of an HTTP server, or there is none; the
-                key can be none; or the timeout is negative or NaN.
+                key can be none; or the timeout is negative or NaN, or `max_retries` negative.
         """
         self._sender = Sender(address, uds, api_key, timeout, max_retries, transport)
         self.schedules = Schedules(self._sender)
@@ -69,7 +69,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; one that carries a call closes when that has ended."""
         self._sender.close()
 
     def schedulers(self) -> list[Kind]:

@@ -8,7 +8,8 @@ import re
 import time
 from base64 import b64encode
 from numbers import Real
-from typing import TypeVar
+from operator import index
+from typing import SupportsIndex, TypeVar
 
 import httpx
 
@@ -52,7 +53,7 @@ class Sender:
         self._transport = (
             HttpxTransport(server, transport) if place is None else DirectTransport(server, place)
         )
-        self._max_retries = max_retries
+        self._max_retries = retries(max_retries)
         self._closed = False
 
     def send(self, call: Call[T]) -> T:
@@ -102,7 +103,7 @@ class AsyncSender:
             if place is None
             else AsyncDirectTransport(server, place)
         )
-        self._max_retries = max_retries
+        self._max_retries = retries(max_retries)
         self._closed = False
 
     async def send(self, call: Call[T]) -> T:
@@ -174,6 +175,20 @@ def phases(timeout: float | httpx.Timeout | None) -> httpx.Timeout:
     return httpx.Timeout(
         **{phase: s if s is None or s <= LONGEST else None for phase, s in given.items()}
     )
+
+
+def retries(count: int) -> int:
+    """Return how often a call may be repeated.
+
+    Raises:
+        TypeError: It is no whole number.
+        ValueError: It is negative.
+    """
+    if not isinstance(count, SupportsIndex):
+        raise TypeError(f"max_retries must be a whole number, got {count!r}")
+    if index(count) < 0:
+        raise ValueError(f"max_retries must be 0 or more, got {count}")
+    return index(count)
 
 
 def authorization(api_key: str | None) -> dict[str, str]:

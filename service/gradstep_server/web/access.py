@@ -19,7 +19,7 @@ from gradstep_server.sessions.service import Sessions
 from gradstep_server.sessions.store import Ref
 from gradstep_server.web.authentication import holder_of
 from gradstep_server.web.session_models import SessionId
-from gradstep_server.web.strict_route import Decimal
+from gradstep_server.web.strict_route import FENCE, Decimal
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAGS = re.compile(rf"[ \t,]*{_TAG}(?:[ \t]*,[ \t,]*{_TAG})*[ \t,]*")
@@ -95,7 +95,7 @@ IfMatch = Annotated[Version | None, Depends(_version)]
 Generation = Annotated[
     Annotated[int, Decimal] | None,
     Header(
-        alias="Gradstep-Generation",
+        alias=FENCE,
         description="The generation that the client knows; another one is refused. Without "
         "it, a write is not fenced against rewinds.",
     ),

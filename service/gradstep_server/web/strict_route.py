@@ -17,6 +17,9 @@ from gradstep_server.web.pointers import MAX_FAULTS
 
 _MAX_NAME = 64
 
+FENCE = "Gradstep-Generation"
+"""The header that fences a write against rewinds; of two, FastAPI would take the first."""
+
 
 def _digits(value: object) -> object:
     if isinstance(value, str) and not (value.isascii() and value.isdecimal()):
@@ -67,6 +70,7 @@ class StrictRoute(APIRoute):
         async def handle_strictly(request: Request) -> Response:
             _refuse_unknown(request, known)
             _refuse_repeated(request)
+            _refuse_second_fence(request)
             if self.body_field is not None:
                 request = _ParsedRequest(request.scope, request.receive)
                 await request.load(self.json_limit)
@@ -102,3 +106,9 @@ def _refuse_repeated(request: Request) -> None:
     ]
     if faults:
         raise InvalidRequest(*faults[:MAX_FAULTS])
+
+
+def _refuse_second_fence(request: Request) -> None:
+    count = len(request.headers.getlist(FENCE))
+    if count > 1:
+        raise InvalidRequest(Fault(f"/header/{FENCE}", f"is there {count} times; send it once"))
