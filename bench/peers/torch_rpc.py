@@ -90,7 +90,7 @@ class FarSteppers:
             raise TimeoutError("torch.distributed.rpc does not answer")
         try:
             return self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise RuntimeError("the caller of torch.distributed.rpc has ended") from None
 
 

@@ -21,9 +21,10 @@ from gradstep_server.kinds import MAX_COUNT
 from gradstep_server.sessions.tensors import DType
 from gradstep_server.web.access import ref_of
 from gradstep_server.web.session_models import ID_PATTERN
-from gradstep_server.web.strict_route import StrictRoute
+from gradstep_server.web.strict_route import FENCE, StrictRoute
 
 _ID = re.compile(ID_PATTERN)
+_FENCE = FENCE.lower().encode()
 _NUMBER = re.compile(r"[1-9][0-9]{0,15}", re.ASCII)
 _QUERY: dict[str, Callable[[str], bool]] = {
     "return": lambda text: text in {"params", "receipt"},
@@ -76,7 +77,7 @@ def _number(text: str) -> int | None:
 
 def _generation(request: Request) -> int | None:
     """Return the generation that the headers name; 0 if it is not plain, None if there is none."""
-    found = [value for name, value in request.scope["headers"] if name == b"gradstep-generation"]
+    found = [value for name, value in request.scope["headers"] if name == _FENCE]
     if not found:
         return None
     return (_number(found[0].decode("latin-1")) or 0) if len(found) == 1 else 0
